@@ -1,0 +1,92 @@
+"""What fitted models may learn from: one set of interactions, and the statistics computed from it alone.
+
+Every collaborative number in the project comes from an ``Evidence``, so "fitted on the train split only" holds by
+construction: whoever has only an ``Evidence`` cannot see anything else.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.linalg import svds
+
+from agentrec_env.data.dataset import Dataset
+
+EMBEDDING_DIM = 64
+MAX_BASKET = 1000
+"""Users with more items than this count with their latest ones in co-occurrence, whose cost is quadratic."""
+
+
+class Evidence:
+    """The interactions of ``dataset`` where ``mask`` is true, and what follows from them. All lazy, computed once."""
+
+    def __init__(self, dataset: Dataset, mask: NDArray[np.bool_]) -> None:
+        self.data = dataset.keep(mask)
+        self.cache: dict[str, Any] = {}
+        """Models fitted on this evidence by tools and agents, by name."""
+
+    @cached_property
+    def popularity(self) -> NDArray[np.int64]:
+        """int64 [I], interactions of each item."""
+        return np.bincount(self.data.item, minlength=self.data.num_items).astype(np.int64)
+
+    @cached_property
+    def matrix(self) -> sparse.csr_matrix:
+        """Binary float32 CSR [U, I]: who took what."""
+        shape = (self.data.num_users, self.data.num_items)
+        matrix = sparse.csr_matrix(
+            (np.ones(len(self.data), np.float32), self.data.item, self.data.indptr), shape=shape, copy=True
+        )
+        matrix.sum_duplicates()
+        matrix.data[:] = 1.0
+        return matrix
+
+    @cached_property
+    def by_item(self) -> sparse.csr_matrix:
+        """Binary float32 CSR [I, U]: who took each item."""
+        return self.matrix.T.tocsr()
+
+    @cached_property
+    def cooccurrence(self) -> sparse.csr_matrix:
+        """float32 CSR [I, I]: number of users who took both items; the diagonal is empty."""
+        matrix = self.matrix
+        if np.diff(matrix.indptr).max(initial=0) > MAX_BASKET:
+            place = np.arange(len(self.data)) - self.data.indptr[self.data.user]
+            size = np.diff(self.data.indptr)[self.data.user]
+            matrix = Evidence(self.data, size - place <= MAX_BASKET).matrix
+        counts = (matrix.T @ matrix).tocsr()
+        counts.setdiag(0)
+        counts.eliminate_zeros()
+        counts.sort_indices()
+        return counts
+
+    @cached_property
+    def cosine(self) -> sparse.csr_matrix:
+        """float32 CSR [I, I]: co-occurrence over the root of both popularities, the item-kNN similarity."""
+        users = np.asarray(self.matrix.sum(axis=0)).ravel()
+        scale = np.divide(1.0, np.sqrt(users), out=np.zeros(len(users)), where=users > 0).astype(np.float32)
+        counts = self.cooccurrence
+        rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+        return sparse.csr_matrix(
+            (counts.data * scale[rows] * scale[counts.indices], counts.indices, counts.indptr), shape=counts.shape
+        )
+
+    @cached_property
+    def embedding(self) -> NDArray[np.float32]:
+        """float32 [I, d], unit rows: truncated SVD of the popularity-scaled interactions; zero for unseen items."""
+        users = np.asarray(self.matrix.sum(axis=0)).ravel()
+        scale = np.divide(1.0, np.sqrt(users), out=np.zeros(len(users)), where=users > 0)
+        scaled = (self.matrix @ sparse.diags(scale)).astype(np.float64)
+        rank = min(EMBEDDING_DIM, min(scaled.shape) - 1)
+        if rank < 1:
+            return np.zeros((self.data.num_items, 1), np.float32)
+        start = np.random.default_rng(0).standard_normal(min(scaled.shape))
+        _, strength, right = svds(scaled, k=rank, v0=start)
+        vectors = right.T * strength
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        seen = norms > 1e-9
+        return np.divide(vectors, norms, out=np.zeros_like(vectors), where=seen).astype(np.float32)
