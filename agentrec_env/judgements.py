@@ -1,8 +1,8 @@
 """Ranked lists matched with their relevant items, as arrays on which every measure is a few numpy operations.
 
-Reading dictionaries or ragged lists is done once; the measures then share the result. Items with equal scores are
-judged by the exact expectation over all their orders (McSherry & Najork, ECIR 2008), so that a result never depends
-on the order in which a run happens to list them.
+Reading dictionaries or ragged lists is done once; the measures then share the result. Items with equal scores
+are judged by the exact expectation over all their orders (McSherry & Najork, ECIR 2008), so that a result
+never depends on the order in which a run happens to list them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,25 @@ Ints = NDArray[np.int64]
 class Ties:
     """Groups of equal scores, said for each place, int64[N, L].
 
-    start: place (from 0) at which the group begins.  size: items in the group.  relevant: relevant ones among them.
+    start:    place (from 0) at which the group begins.
+    size:     items in the group.
+    relevant: relevant items among them.
     """
 
     start: Ints
     size: Ints
     relevant: Ints
 
+    def at(self, places: slice) -> tuple[Ints, Ints, Ints]:
+        """(start, size, relevant) of some places."""
+        return self.start[:, places], self.size[:, places], self.relevant[:, places]
+
 
 @dataclass(frozen=True, eq=False)
 class Judgements:
     """N ranked lists of at most L items, judged.
 
-    gains:   float64[N, L] relevance grade at each place (mean grade of the tied group), 0 beyond a list's end.
+    gains:   float64[N, L] relevance grade at each place (the tied group's mean), 0 beyond a list's end.
     chance:  float64[N, L] probability that the item at the place is relevant (0 or 1 without ties).
     lengths: int64[N] items in each list.
     ideal:   float64[N, R] grades of all relevant items of the query, best first, padded with 0.
@@ -54,16 +60,18 @@ class Judgements:
     @cached_property
     def num_relevant(self) -> Ints:
         """Relevant items per query, int64[N]."""
-        return (self.ideal > 0).sum(axis=1)
+        return (self.ideal > 0).sum(axis=1, dtype=np.int64)
 
     def values(self, measure: str, k: int | None = None) -> Floats:
-        """`measure` (one of MEASURES) over the first `k` places, float64[N]; queries without relevant items count 0."""
+        """`measure`, one of MEASURES, over the first `k` places: float64[N], 0 where nothing is relevant."""
         if measure not in MEASURES:
             raise ValueError(f"unknown measure {measure!r}; known: {', '.join(MEASURES)}")
-        return getattr(self, f"_{measure}")(k)
+        values: Floats = getattr(self, f"_{measure}")(k)
+        return values
 
     def _found(self, k: int | None) -> Floats:
-        return self.chance[:, :k].sum(axis=1)
+        found: Floats = self.chance[:, :k].sum(axis=1)
+        return found
 
     def _recall(self, k: int | None) -> Floats:
         return self._found(k) / np.maximum(self.num_relevant, 1)
@@ -72,9 +80,10 @@ class Judgements:
         return self._found(k) / (np.maximum(self.lengths, 1) if k is None else k)
 
     def _f1(self, k: int | None) -> Floats:
-        # 2PR/(P+R) with P = found/shown and R = found/relevant: linear in `found`, so ties need no special care.
+        # 2PR/(P+R) with P = found/shown and R = found/relevant is linear in `found`: ties need no care.
         shown = self.lengths if k is None else k
-        return 2 * self._found(k) / np.maximum(shown + self.num_relevant, 1)
+        values: Floats = 2 * self._found(k) / np.maximum(shown + self.num_relevant, 1)
+        return values
 
     def _ndcg(self, k: int | None) -> Floats:
         ideal = self.ideal[:, :k] @ _discounts(self.ideal[:, :k].shape[1])
@@ -85,21 +94,21 @@ class Judgements:
         places = self.chance.shape[1]
         if self.ties is None or k is None or k >= places:
             return (self.chance[:, :k] > 0).any(axis=1).astype(np.float64)
-        start, size, relevant = (array[:, k - 1] for array in (self.ties.start, self.ties.size, self.ties.relevant))
+        start, size, relevant = self.ties.at(slice(k - 1, k))
         none = np.exp(_log_choose(size - relevant, k - start) - _log_choose(size, k - start))
-        return np.where(self._before[:, k - 1] > 0, 1.0, 1.0 - none)
+        return np.where(self._before[:, k - 1 : k] > 0, 1.0, 1.0 - none)[:, 0]
 
     def _mrr(self, k: int | None) -> Floats:
         places = self.chance[:, :k].shape[1]
         if self.ties is None:
-            relevant = self.chance[:, :k] > 0
-            first = relevant.argmax(axis=1) if places else np.zeros(len(relevant), dtype=np.int64)
-            return relevant.any(axis=1) / (first + 1.0)
-        start, size, relevant = (array[:, :k] for array in (self.ties.start, self.ties.size, self.ties.relevant))
+            hits = self.chance[:, :k] > 0
+            return hits.any(axis=1) / (hits.argmax(axis=1) + 1.0) if places else np.zeros(len(hits))
+        start, size, relevant = self.ties.at(slice(k))
         place = np.arange(1, places + 1)
         log_first = _log_choose(size - (place - start), relevant - 1) - _log_choose(size, relevant)
         first = np.where((self._before[:, :k] == 0) & (relevant > 0), np.exp(log_first), 0.0)
-        return first @ (1.0 / place)
+        values: Floats = first @ (1.0 / place)
+        return values
 
     def _map(self, k: int | None) -> Floats:
         chance = self.chance[:, :k]
@@ -107,7 +116,7 @@ class Judgements:
         if self.ties is None:
             found = np.cumsum(chance, axis=1)
         else:
-            start, size, relevant = (array[:, :k] for array in (self.ties.start, self.ties.size, self.ties.relevant))
+            start, size, relevant = self.ties.at(slice(k))
             others = (place - start - 1) * (relevant - 1) / np.maximum(size - 1, 1)
             found = self._before[:, :k] + 1 + others
         return (chance * found) @ (1.0 / place) / np.maximum(self.num_relevant, 1)
@@ -118,7 +127,8 @@ class Judgements:
         assert self.ties is not None
         running = np.cumsum(self.chance, axis=1)
         padded = np.concatenate([np.zeros((len(running), 1)), running], axis=1)
-        return np.rint(np.take_along_axis(padded, self.ties.start, axis=1))
+        before: Floats = np.rint(np.take_along_axis(padded, self.ties.start, axis=1))
+        return before
 
 
 def judge(qrels: Any, run: Any) -> Judgements:
@@ -130,22 +140,26 @@ def judge(qrels: Any, run: Any) -> Judgements:
       run: {query: {item: score} or items, best first}. A query without a list counts as an empty list.
     - rows. qrels and run: sequences of item sequences, or integer arrays [N, R] and [N, L] padded with -1.
 
-    A grade is >= 0, 0 being not relevant; scores are finite. Equal scores are judged by expectation over their
-    orders. An item that stands twice in a list counts at its first place; the second place is a miss.
-    Raises ValueError for queries of the run that have no qrels, different numbers of rows, NaN, negative grades.
+    A grade is >= 0, 0 being not relevant; scores are finite. Equal scores are judged by expectation over
+    their orders. An item that stands twice in a list counts at its first place; the second place is a miss.
+    Raises ValueError for queries of the run without qrels, unequal numbers of rows, NaN, negative grades.
     """
     if isinstance(qrels, Mapping) != isinstance(run, Mapping):
-        raise ValueError("give qrels and run in the same form: two mappings keyed by query, or two sequences of rows")
+        raise ValueError("qrels and run come in the same form: two mappings keyed by query, or two sequences")
     if isinstance(qrels, Mapping):
         unknown = [query for query in run if query not in qrels]
         if unknown:
-            raise ValueError(f"{len(unknown)} queries of the run have no qrels, for example {unknown[0]!r}; leave them out")
+            raise ValueError(f"{len(unknown)} queries of the run have no qrels, such as {unknown[0]!r}")
         return _judge_rows(list(qrels.values()), [run.get(query, ()) for query in qrels])
     if len(qrels) != len(run):
-        raise ValueError(f"qrels hold {len(qrels)} rows and run {len(run)}: one row of each per query is needed")
-    if all(isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype.kind == "i" for rows in (qrels, run)):
+        raise ValueError(f"qrels hold {len(qrels)} rows and run {len(run)}: a query needs one of each")
+    if _is_integer_matrix(qrels) and _is_integer_matrix(run):
         return _judge_arrays(qrels, run)
     return _judge_rows(qrels, run)
+
+
+def _is_integer_matrix(rows: Any) -> bool:
+    return isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype.kind == "i"
 
 
 def _judge_arrays(qrels: NDArray[np.integer], run: NDArray[np.integer]) -> Judgements:
@@ -176,10 +190,11 @@ def _judge_rows(qrels: Sequence[Any], run: Sequence[Any]) -> Judgements:
         return Judgements(gains, (gains > 0).astype(np.float64), lengths, ideal)
     scores = _fill(lengths, chain.from_iterable(map(_scores, lists)))
     if not np.isfinite(scores).all():
-        raise ValueError("scores hold NaN or infinite numbers: give every item a finite score or leave it out")
+        raise ValueError("scores hold NaN or infinite numbers: give an item a finite score or leave it out")
     scores[np.arange(scores.shape[1]) >= lengths[:, None]] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")
-    return _group(np.take_along_axis(gains, order, axis=1), np.take_along_axis(scores, order, axis=1), lengths, ideal)
+    gains, scores = (np.take_along_axis(array, order, axis=1) for array in (gains, scores))
+    return _group(gains, scores, lengths, ideal)
 
 
 def _group(gains: Floats, scores: Floats, lengths: Ints, ideal: Floats) -> Judgements:
@@ -193,9 +208,10 @@ def _group(gains: Floats, scores: Floats, lengths: Ints, ideal: Floats) -> Judge
     start = np.maximum.accumulate(np.where(opens, places, 0), axis=1)
     group = (np.cumsum(opens.ravel()) - 1).reshape(opens.shape)
     size = np.bincount(group.ravel())[group]
-    of_group = np.bincount(group.ravel(), weights=relevant.ravel())[group]
+    in_group = np.bincount(group.ravel(), weights=relevant.ravel())[group]
     mean_gain = np.bincount(group.ravel(), weights=gains.ravel())[group] / size
-    return Judgements(mean_gain, of_group / size, lengths, ideal, Ties(start, size, of_group.astype(np.int64)))
+    ties = Ties(start, size, in_group.astype(np.int64))
+    return Judgements(mean_gain, in_group / size, lengths, ideal, ties)
 
 
 def _plain(row: Iterable[Any]) -> list[Any]:
@@ -206,8 +222,8 @@ def _gains(grades: Mapping[Any, float], items: Mapping[Any, float] | list[Any]) 
     get = grades.get
     if isinstance(items, Mapping) or len(set(items)) == len(items):
         return [get(item, 0.0) for item in items]
-    seen: set[Any] = set()
-    return [0.0 if item in seen or seen.add(item) else get(item, 0.0) for item in items]
+    first = {item: place for place, item in reversed(list(enumerate(items)))}
+    return [get(item, 0.0) if first[item] == place else 0.0 for place, item in enumerate(items)]
 
 
 def _scores(items: Mapping[Any, float] | list[Any]) -> Iterable[float]:
@@ -218,7 +234,8 @@ def _scores(items: Mapping[Any, float] | list[Any]) -> Iterable[float]:
 def _fill(lengths: Ints, flat: Iterable[float]) -> Floats:
     """Rows of `lengths` values, taken in turn from `flat`, padded with 0: float64[N, max length]."""
     rows = np.zeros((len(lengths), int(lengths.max(initial=0))), dtype=np.float64)
-    rows[np.arange(rows.shape[1]) < lengths[:, None]] = np.fromiter(flat, dtype=np.float64, count=int(lengths.sum()))
+    values = np.fromiter(flat, dtype=np.float64, count=int(lengths.sum()))
+    rows[np.arange(rows.shape[1]) < lengths[:, None]] = values
     return rows
 
 

@@ -1,13 +1,15 @@
-"""Ranking metrics behind a string, such as "ndcg@10": of the rank of one positive, of scores with ties, of graded lists.
+"""Ranking metrics behind a string, such as "ndcg@10": of one positive's rank, of scores with ties, of graded
+lists.
 
-One task has one positive, so most of the project needs only `value(metric, rank)`. Equal scores are judged by their
-expectation over all orders of the tied items, never by the order in which the items happen to be listed: a model that
-gives every candidate the same score is worth exactly as much as a random one. Judging whole runs with several relevant
-items is in `agentrec_env.judgements`, re-exported here as `evaluate`.
+A task has one positive, so most of the project needs only `value(metric, rank)`. Equal scores are judged by
+their expectation over all orders of the tied items, never by the order in which the items happen to be
+listed: a model that gives every candidate the same score is worth exactly as much as a random one. Lists with
+several relevant items are judged in `agentrec_env.judgements`, through `evaluate` here.
 
-Measures: hit (at least one relevant item in the first k), recall, precision, f1, mrr (1/rank of the first relevant
-item), map (average precision, over all relevant items) and ndcg (linear gains, Järvelin & Kekäläinen 2002). With one
-positive ndcg@k = 1/log2(rank + 1) within the first k (AgenticRec, arXiv:2603.21613, sec. Reward).
+Measures: hit (a relevant item in the first k), recall, precision, f1, mrr (1/rank of the first relevant
+item), map (average precision, over all relevant items) and ndcg (linear gains, Järvelin & Kekäläinen 2002).
+With one positive ndcg@k = 1/log2(rank + 1) within the first k, as in the reward of AgenticRec,
+arXiv:2603.21613.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class Metric:
 
 @lru_cache(maxsize=256)
 def parse(name: str) -> Metric:
-    """Read a metric name, `measure` or `measure@k` with k >= 1; else UnknownNameError with the nearest name."""
+    """Read a metric name, `measure` or `measure@k` k >= 1; else UnknownNameError with the nearest name."""
     measure, at, cutoff = name.partition("@")
     if measure not in MEASURES:
         known = [known + at + cutoff for known in MEASURES]
@@ -97,7 +99,7 @@ def value(name: str, rank: int) -> float:
 
 
 def rank_of(ranking: Sequence[Any], target: Any) -> int:
-    """Place of `target` in `ranking`, 1 = first; 0 where it is not there. Of repeated items the first counts."""
+    """Place of `target` in `ranking`, 1 = first, 0 = not there. Of repeated items the first counts."""
     for place, item in enumerate(ranking, start=1):
         if item == target:
             return place
@@ -130,17 +132,20 @@ def mrr(rank: int, k: int | None = None) -> float:
 
 
 def expected_ranks(scores: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
-    """Mean rank of each target over all orders of its ties: `scores` float[N, C], `target` int[N] (column) -> [N]."""
+    """Mean rank over all orders of the target's ties: `scores` float[N, C], `target` column int[N] -> [N]."""
     above, tied = _above_and_tied(scores, target)
     return above + (tied + 1) / 2
 
 
-def expected_metrics(scores: ArrayLike, target: ArrayLike, metrics: Iterable[str]) -> dict[str, NDArray[np.float64]]:
+def expected_metrics(
+    scores: ArrayLike, target: ArrayLike, metrics: Iterable[str]
+) -> dict[str, NDArray[np.float64]]:
     """Exact mean of each metric over all orders of the items tied with the target.
 
-    scores: float[N, C], higher is better; -inf is allowed (padding), NaN is not.  target: int[N], the positive's column.
-    Returns {name: float64[N]}. With `a` items above and `t` items at the target's score (itself included) the value is
-    the mean of the metric over the ranks a + 1 … a + t, which are equally likely when ties are broken at random.
+    scores: float[N, C], higher is better; -inf is allowed (padding), NaN is not.
+    target: int[N], the positive's column.
+    Returns {name: float64[N]}. With `a` items above and `t` items at the target's score (itself included) the
+    value is the mean over the ranks a + 1 … a + t, which are equally likely when ties are broken at random.
     """
     above, tied = _above_and_tied(scores, target)
     longest = int((above + tied).max(initial=0))
@@ -153,9 +158,11 @@ def expected_metrics(scores: ArrayLike, target: ArrayLike, metrics: Iterable[str
 
 
 def evaluate(qrels: Any, run: Any, metrics: Iterable[str]) -> dict[str, NDArray[np.float64]]:
-    """Judge the ranked lists of `run` by the relevant items of `qrels`: {name: float64[N]}, a value per query.
+    """Judge the ranked lists of `run` by the relevant items of `qrels`: {name: float64[N]}, one value a
+    query.
 
-    Mappings keyed by query, or sequences and integer arrays aligned by row; see `judge` for the forms, ties and errors.
+    Mappings keyed by query, or sequences and integer arrays aligned by row; `judge` has forms, ties and
+    errors.
 
     >>> evaluate({"u1": ["a"]}, {"u1": {"b": 2.0, "a": 1.0}}, ["mrr", "hit@1"])
     {'mrr': array([0.5]), 'hit@1': array([0.])}
@@ -184,6 +191,7 @@ def _above_and_tied(scores: ArrayLike, target: ArrayLike) -> tuple[NDArray[np.in
     if np.isnan(values).any():
         raise ValueError("scores hold NaN: give missing scores a number, -inf puts them last")
     if columns.size and (columns.min() < 0 or columns.max() >= values.shape[1]):
-        raise ValueError(f"target columns are 0 … {values.shape[1] - 1}, given {columns.min()} … {columns.max()}")
+        given = f"{columns.min()} … {columns.max()}"
+        raise ValueError(f"target columns are 0 … {values.shape[1] - 1}, given {given}")
     own = np.take_along_axis(values, columns[:, None], axis=1)
     return (values > own).sum(axis=1), (values == own).sum(axis=1)
