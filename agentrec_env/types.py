@@ -45,6 +45,8 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
+    """A tool and the JSON arguments that the agent gave it."""
+
     name: str
     arguments: Mapping[str, Any]
 

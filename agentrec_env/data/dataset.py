@@ -140,13 +140,12 @@ class Dataset:
         ratings = np.full(n, np.nan, np.float32) if rating is None else np.asarray(rating, dtype=np.float32)
         times = None if time is None else np.asarray(time, dtype=np.int64)
         orders = None if order is None else np.asarray(order, dtype=np.int64)
-        columns = {"item": item_column, "rating": ratings, "time": times, "order": orders}
-        for column, values in columns.items():
-            if values is not None and len(values) != n:
-                raise ValueError(f"column {column!r} has {len(values)} values for {n} interactions")
-        for column, values, limit in (("user", user_column, len(user_ids)), ("item", item_column, len(items))):
-            if values.min() < 0 or values.max() >= limit:
-                raise ValueError(f"column {column!r} must lie in 0..{limit - 1}; it spans {values.min()}..{values.max()}")
+        for column, given in (("item", item_column), ("rating", ratings), ("time", times), ("order", orders)):
+            if given is not None and len(given) != n:
+                raise ValueError(f"column {column!r} has {len(given)} values for {n} interactions")
+        for column, index, limit in (("user", user_column, len(user_ids)), ("item", item_column, len(items))):
+            if index.min() < 0 or index.max() >= limit:
+                raise ValueError(f"column {column!r} must lie in 0..{limit - 1}; it spans {index.min()}..{index.max()}")
         keys = [key for key in (orders, times, user_column) if key is not None]
         sorting = np.lexsort(keys)  # stable, the last key first
         user_column = user_column[sorting]
@@ -224,7 +223,7 @@ class Dataset:
 
     def _without_unused(self) -> Dataset:
         users = np.unique(self.user)
-        items = np.unique(self.item)
+        items = np.unique(self.item).astype(np.int64)
         if len(users) == self.num_users and len(items) == self.num_items:
             return self
         user_map = np.full(self.num_users, -1)

@@ -72,7 +72,8 @@ class Evidence:
         counts = self.cooccurrence
         rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
         return sparse.csr_matrix(
-            (counts.data * scale[rows] * scale[counts.indices], counts.indices, counts.indptr), shape=counts.shape
+            (counts.data * scale[rows] * scale[counts.indices], counts.indices, counts.indptr),
+            shape=counts.shape,
         )
 
     @cached_property
@@ -89,4 +90,5 @@ class Evidence:
         vectors = right.T * strength
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         seen = norms > 1e-9
-        return np.divide(vectors, norms, out=np.zeros_like(vectors), where=seen).astype(np.float32)
+        unit: NDArray[np.float32] = np.divide(vectors, norms, out=np.zeros_like(vectors), where=seen).astype(np.float32)
+        return unit

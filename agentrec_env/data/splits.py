@@ -11,6 +11,7 @@ tasks; training tasks use earlier time cut-offs (temporal) or the training parts
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,8 +23,6 @@ from agentrec_env.registry import Registry, did_you_mean
 
 TASK_SPLITS = ("train", "valid", "test")
 FOLDS = 5
-
-SPLITS: Registry = Registry("split")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +74,7 @@ class Split:
         if self.train_lengths is not None:
             return slice(rows.start, rows.start + position)
         assert self.dataset.time is not None
+        assert time is not None
         return slice(rows.start, rows.start + int(np.searchsorted(self.dataset.time[rows], time, side="left")))
 
     def fold(self, user: int, time: int | None, task_split: str) -> int:
@@ -104,6 +104,9 @@ class Split:
         if fold not in self._evidence:
             self._evidence[fold] = Evidence(self.dataset, self.evidence_mask(fold))
         return self._evidence[fold]
+
+
+SPLITS: Registry[Callable[[Dataset], Split]] = Registry("split")
 
 
 @SPLITS.register("temporal")

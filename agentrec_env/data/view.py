@@ -125,7 +125,9 @@ class View:
         """int64 [C]: how often each of ``items`` had been taken, by anyone, when the task was asked."""
         counts = self._counts.before(items, self._cut) - self._counts.indptr[items]
         later = self._own_later[0]
-        return counts - (items[:, None] == later).sum(axis=1) if len(later) else counts
+        own: NDArray[np.int64] = (items[:, None] == later).sum(axis=1)
+        popularity: NDArray[np.int64] = counts - own
+        return popularity
 
     def mean_rating(self, items: NDArray[np.int64]) -> NDArray[np.float64]:
         """float64 [C]: mean of the ratings given before the task was asked; nan where there were none."""
@@ -136,7 +138,8 @@ class View:
         for item, rating in zip(later, ratings, strict=True):
             if not np.isnan(rating):
                 total, count = total - float(rating) * (items == item), count - (items == item)
-        return np.divide(total, count, out=np.full(len(items), np.nan), where=count > 0)
+        mean: NDArray[np.float64] = np.divide(total, count, out=np.full(len(items), np.nan), where=count > 0)
+        return mean
 
     def recent_popularity(self, items: NDArray[np.int64], days: float) -> NDArray[np.float64]:
         """float64 [C]: how often each item was taken in the last ``days`` before the task; nan without times."""
@@ -146,4 +149,5 @@ class View:
         counts = self._counts.before(items, self.time) - self._counts.before(items, since)
         later, _, times = self._own_later
         within = later[(times >= since) & (times < self.time)]
-        return (counts - (items[:, None] == within).sum(axis=1)).astype(np.float64)
+        own: NDArray[np.int64] = (items[:, None] == within).sum(axis=1)
+        return (counts - own).astype(np.float64)

@@ -60,7 +60,7 @@ class World:
             raise ValueError(f"num_candidates is {num_candidates!r}; give 2..{MAX_CANDIDATES} or 'catalog'")
         elif num_candidates > dataset.num_items:
             raise ValueError(
-                f"{num_candidates} candidates were asked for and dataset {dataset.name!r} has {dataset.num_items} items; "
+                f"{num_candidates} candidates asked for, but dataset {dataset.name!r} has {dataset.num_items} items; "
                 f"use num_candidates <= {dataset.num_items} or num_candidates='catalog'"
             )
         if history_length < 1:
@@ -120,9 +120,7 @@ class World:
         entropy = [self.seed, TASK_SPLITS.index(task_split), index] + ([] if seed is None else [seed])
         return self.build_task(task_split, index, user, position, np.random.default_rng(entropy))
 
-    def build_task(
-        self, task_split: str, index: int, user: int, position: int, generator: np.random.Generator
-    ) -> Task:
+    def build_task(self, task_split: str, index: int, user: int, position: int, generator: np.random.Generator) -> Task:
         """The task whose target is the interaction at ``position`` of ``user``, with a pool from ``generator``."""
         data, split = self.dataset, self.split
         row = int(data.indptr[user]) + position
@@ -143,8 +141,8 @@ class World:
             free = data.num_items - len(forbidden)
             if free < count:
                 raise ValueError(
-                    f"{count} negatives were asked for and user {data.user_ids[user]!r} leaves {free} items that were not "
-                    f"taken; use num_candidates <= {free + 1}"
+                    f"{count} negatives asked for, but user {data.user_ids[user]!r} leaves {free} items not yet taken; "
+                    f"use num_candidates <= {free + 1}"
                 )
             negatives = self._sampler(self, fold, forbidden, history, target, count, generator)
             candidates = generator.permutation(np.append(negatives, target)).astype(np.int64)
@@ -162,7 +160,12 @@ class World:
     def on(self, dataset: Dataset) -> World:
         """The same protocol and boundaries on other interactions of the same users and items; for leak tests."""
         return World(
-            dataset, self.split.on(dataset), self.num_candidates, self.negatives, self.history_length, self.seed
+            dataset,
+            self.split.on(dataset),
+            self.num_candidates,
+            self.negatives,
+            self.history_length,
+            self.seed,
         )
 
     @cached_property
