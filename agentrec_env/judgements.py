@@ -60,7 +60,8 @@ class Judgements:
     @cached_property
     def num_relevant(self) -> Ints:
         """Relevant items per query, int64[N]."""
-        return (self.ideal > 0).sum(axis=1, dtype=np.int64)
+        counts: Ints = (self.ideal > 0).sum(axis=1)
+        return counts
 
     def values(self, measure: str, k: int | None = None) -> Floats:
         """`measure`, one of MEASURES, over the first `k` places: float64[N], 0 where nothing is relevant."""
@@ -96,13 +97,15 @@ class Judgements:
             return (self.chance[:, :k] > 0).any(axis=1).astype(np.float64)
         start, size, relevant = self.ties.at(slice(k - 1, k))
         none = np.exp(_log_choose(size - relevant, k - start) - _log_choose(size, k - start))
-        return np.where(self._before[:, k - 1 : k] > 0, 1.0, 1.0 - none)[:, 0]
+        values: Floats = np.where(self._before[:, k - 1 : k] > 0, 1.0, 1.0 - none)[:, 0]
+        return values
 
     def _mrr(self, k: int | None) -> Floats:
         places = self.chance[:, :k].shape[1]
         if self.ties is None:
             hits = self.chance[:, :k] > 0
-            return hits.any(axis=1) / (hits.argmax(axis=1) + 1.0) if places else np.zeros(len(hits))
+            first_hit = hits.argmax(axis=1) if places else np.zeros(len(hits))
+            return np.asarray(hits.any(axis=1) / (first_hit + 1.0))
         start, size, relevant = self.ties.at(slice(k))
         place = np.arange(1, places + 1)
         log_first = _log_choose(size - (place - start), relevant - 1) - _log_choose(size, relevant)

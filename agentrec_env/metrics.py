@@ -137,9 +137,7 @@ def expected_ranks(scores: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
     return above + (tied + 1) / 2
 
 
-def expected_metrics(
-    scores: ArrayLike, target: ArrayLike, metrics: Iterable[str]
-) -> dict[str, NDArray[np.float64]]:
+def expected_metrics(scores: ArrayLike, target: ArrayLike, metrics: Iterable[str]) -> dict[str, NDArray[np.float64]]:
     """Exact mean of each metric over all orders of the items tied with the target.
 
     scores: float[N, C], higher is better; -inf is allowed (padding), NaN is not.

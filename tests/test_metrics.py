@@ -81,12 +81,11 @@ def test_tied_scores_equal_the_mean_over_all_orders(
 ) -> None:
     values = metrics.evaluate([grades for grades, _ in rows], [scores for _, scores in rows], NAMES)
     for name in NAMES:
-        expected = [
-            np.mean([slow(name, order, grades) for order in orders(scores)]) for grades, scores in rows
-        ]
+        expected = [np.mean([slow(name, order, grades) for order in orders(scores)]) for grades, scores in rows]
         np.testing.assert_allclose(values[name], expected, atol=1e-10, err_msg=name)
 
 
+@pytest.mark.slow  # ranx compiles for half a minute before its first number
 @pytest.mark.filterwarnings("ignore:unsafe cast from uint64")
 def test_tied_scores_equal_ranx_averaged_over_all_orders() -> None:
     ranx = pytest.importorskip("ranx", reason="the peer of this test comes with the dev extra")
@@ -100,9 +99,7 @@ def test_tied_scores_equal_ranx_averaged_over_all_orders() -> None:
     keys = [f"{i:03} {j:03}" for i, orders_ in enumerate(ranked) for j in range(len(orders_))]
     flat = [order for orders_ in ranked for order in orders_]
     qrels = {key: rows[int(key[:3])][0] for key in keys}
-    run = {
-        key: {item: -float(p) for p, item in enumerate(order)} for key, order in zip(keys, flat, strict=True)
-    }
+    run = {key: {item: -float(p) for p, item in enumerate(order)} for key, order in zip(keys, flat, strict=True)}
     row_of = np.array([int(key[:3]) for key in sorted(keys)])
     ours = metrics.evaluate([grades for grades, _ in rows], [scores for _, scores in rows], NAMES)
     theirs = {name.replace("hit", "hit_rate"): name for name in NAMES}
