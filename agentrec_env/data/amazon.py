@@ -6,14 +6,17 @@ left out, because it was counted at dump time and so looks into the future of ev
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from agentrec_env.data.lines import LineStream
@@ -22,29 +25,22 @@ from agentrec_env.data.report import DataError, Limits, ReadReport, Tally
 TIME_RANGE_MS = (631_152_000_000, 4_102_444_800_000)  # 1990 to 2100
 RATING_RANGE = (0.0, 5.0)
 _MAX_ID = 128
-_EMPTY = msgspec.Raw(b"")
+_USER, _ITEM, _RATING, _TIME, _ORDER = map(attrgetter, ("user", "item", "rating", "time", "order"))
 
 
 def _record(**names: str) -> type[msgspec.Struct]:
-    """The type of one line, its fields under the names that a release gives them.
-
-    Title and text stay raw: they serve only to tell repeated lines from different reviews.
-    """
+    """The type of one line, its fields under the names that a release gives them; the rest is skipped unparsed."""
     fields: list[Any] = [
         ("user", str),
         ("item", str),
         ("rating", float | None, None),
         ("time", float | None, None),
         ("order", float | None, None),
-        ("title", msgspec.Raw, _EMPTY),
-        ("text", msgspec.Raw, _EMPTY),
     ]
     return msgspec.defstruct("Review", fields, rename=names, gc=False)
 
 
-_2014 = _record(
-    user="reviewerID", item="asin", rating="overall", time="unixReviewTime", title="summary", text="reviewText"
-)
+_2014 = _record(user="reviewerID", item="asin", rating="overall", time="unixReviewTime")
 _2023 = _record(user="user_id", item="parent_asin", time="timestamp")
 _2023_BY_ASIN = _record(user="user_id", item="asin", time="timestamp")
 
@@ -87,8 +83,8 @@ def read_reviews(path: Path | str, format: str, limits: Limits | None = None) ->
 
     - 2014 and 2018 times are seconds and become milliseconds; 2023 items are `parent_asin`, on which its metadata joins
       (`asin` only in files that lack it).
-    - A line repeated exactly is dropped and counted: the same user, item, rating, time, order, title and text. Two
-      different reviews of one item by one user are both kept.
+    - A line that repeats an earlier one byte for byte is dropped and counted. Two different reviews of one item by
+      one user are both kept (`Dataset.drop_repeats` is for these).
     - Ratings may be null (nan). Where no line has a time there are no times; where some have one, the lines without
       are dropped and counted, because they cannot be placed in a history.
     - A line that is no JSON object of the format, an id that is empty, over 128 characters or holds white space or
@@ -101,22 +97,35 @@ def read_reviews(path: Path | str, format: str, limits: Limits | None = None) ->
     layout = LAYOUTS[format]
     tally = Tally(str(path), limits)
     parser = _Parser(layout, tally)
-    for number, block in LineStream(path, limits, tally).blocks():
-        parser.feed(number, block)
+    for number, lines, block in LineStream(path, limits, tally).blocks():
+        parser.feed(number, lines, block)
     if not parser.rows:
         tally.finish(format, 0)
         raise DataError(f"{path}: not one review in {tally.lines:,} lines of format {format}")
     return parser.finish(format)
 
 
-class _Ids(dict[str, int]):
-    """Numbers ids in the order of their first use; an id that is no id gets -1."""
+class _Ids:
+    """Numbers ids in the order of their first use, and remembers which of them are no ids."""
 
-    def __missing__(self, key: str) -> int:
-        if not valid_id(key):
-            return -1
-        self[key] = index = len(self)
-        return index
+    def __init__(self) -> None:
+        self.index: defaultdict[str, int] = defaultdict(count().__next__)
+        self.invalid: list[int] = []
+
+    def number(self, names: Iterable[str], length: int) -> NDArray[np.int32]:
+        """int32[length]: the number of each name."""
+        before = len(self.index)
+        numbers = np.fromiter(map(self.index.__getitem__, names), np.int32, length)
+        if new := list(islice(reversed(self.index), len(self.index) - before)):
+            joined = "".join(new)
+            sound = joined.isprintable() and " " not in joined and len(max(new, key=len)) <= _MAX_ID and all(new)
+            if not sound:
+                self.invalid += [self.index[name] for name in new if not valid_id(name)]
+        return numbers
+
+    def faulty(self, numbers: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """bool[N]: which of these numbers stand for something that is no id."""
+        return np.isin(numbers, self.invalid) if self.invalid else np.zeros(len(numbers), bool)
 
 
 def valid_id(key: str) -> bool:
@@ -139,26 +148,24 @@ class _Parser:
             name: [] for name in ("user", "item", "rating", "time", "order", "digest")
         }
 
-    def feed(self, number: int, block: bytes) -> None:
-        """Parse one block of whole lines whose first has this number."""
+    def feed(self, number: int, lines: int, block: bytes) -> None:
+        """Parse one block of whole lines, the first of which has this number."""
         try:
             records = self.decoder.decode_lines(block)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             records = []
-        if len(records) == block.count(b"\n"):
-            self.tally.lines += len(records)
-            self._append(records, range(number, number + len(records)))
+        if len(records) == lines:
+            self.tally.lines += lines
+            self._append(records, range(number, number + lines), block.split(b"\n")[:-1])
             return
-        records, numbers = [], []
-        for offset, record in self._one_by_one(number, block):
-            records.append(record)
-            numbers.append(offset)
-        if records:
-            self._append(records, numbers)
+        good = list(self._one_by_one(number, block))
+        if good:
+            numbers, records, raw = map(list, zip(*good, strict=True))
+            self._append(records, numbers, raw)
 
-    def _one_by_one(self, number: int, block: bytes) -> Iterator[tuple[int, Any]]:
+    def _one_by_one(self, number: int, block: bytes) -> Iterator[tuple[int, Any, bytes]]:
         for offset, line in enumerate(block.split(b"\n")):
-            if not (line := line.strip()):
+            if not line or line.isspace():
                 continue
             self.tally.lines += 1
             try:
@@ -166,37 +173,37 @@ class _Parser:
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 self.tally.reject(number + offset, reason(error), line)
             else:
-                yield number + offset, record
+                yield number + offset, record, line
 
-    def _append(self, records: list[Any], numbers: Sequence[int]) -> None:
-        users, items, crc = self.users, self.items, zlib.crc32
-        rating = np.array([r.rating for r in records], np.float64)
-        time = np.array([r.time for r in records], np.float64)
-        order = np.array([r.order for r in records], np.float64)
+    def _append(self, records: list[Any], numbers: Sequence[int], raw: list[bytes]) -> None:
+        length = len(records)
+        rating = np.array([*map(_RATING, records)], np.float64)
+        time = np.array([*map(_TIME, records)], np.float64)
+        order = np.array([*map(_ORDER, records)], np.float64)
         with np.errstate(over="ignore"):  # an absurd number becomes inf, and the line is rejected below
             time *= self.layout.milliseconds
             stars = rating.astype(np.float32)
         columns: dict[str, NDArray[Any]] = {
-            "user": np.array([users[r.user] for r in records], np.int32),
-            "item": np.array([items[r.item] for r in records], np.int32),
+            "user": self.users.number(map(_USER, records), length),
+            "item": self.items.number(map(_ITEM, records), length),
             "rating": stars,
             "time": time,
             "order": order,
-            "digest": np.array([crc(r.text, crc(r.title)) for r in records], np.uint32),
+            "digest": np.fromiter(map(isal_zlib.crc32, raw), np.uint32, length),
         }
         faults = {
-            "user id is empty, too long or holds white space or control characters": columns["user"] < 0,
-            "item id is empty, too long or holds white space or control characters": columns["item"] < 0,
+            "user id is empty, too long or holds white space or control characters": self.users.faulty(columns["user"]),
+            "item id is empty, too long or holds white space or control characters": self.items.faulty(columns["item"]),
             f"rating outside {RATING_RANGE}": _outside(rating, *RATING_RANGE),
             "time outside 1990..2100 (2014 and 2018 files count seconds, 2023 files milliseconds)": _outside(
                 time, *TIME_RANGE_MS
             ),
             "order is no small whole number": _outside(order, 0, 2**31) | (order != np.floor(order)) & ~np.isnan(order),
         }
-        bad = np.zeros(len(records), bool)
+        bad = np.zeros(length, bool)
         for fault, where in faults.items():
             for row in np.flatnonzero(where & ~bad):
-                self.tally.reject(numbers[row], fault, repr(records[row]))
+                self.tally.reject(numbers[row], fault, raw[row])
             bad |= where
         if bad.any():
             columns = {name: column[~bad] for name, column in columns.items()}
@@ -224,8 +231,8 @@ class _Parser:
             keep &= dated
         if not keep.all():
             joined = {name: column[keep] for name, column in joined.items()}
-        user, user_ids = compact(joined["user"], list(self.users))
-        item, item_ids = compact(joined["item"], list(self.items))
+        user, user_ids = compact(joined["user"], list(self.users.index))
+        item, item_ids = compact(joined["item"], list(self.items.index))
         time = joined["time"].astype(np.int64) if dated.any() else None
         order = joined["order"].astype(np.int64) if self.ordered else None
         report = self.tally.finish(format, len(user))

@@ -86,8 +86,8 @@ class TruncatedError(DataError):
 class LineStream:
     """Iterates over a file in blocks of whole lines, counting lines and rejecting over-long ones in a `Tally`.
 
-    `blocks()` yields `(number, block)`: `block` is bytes ending in a newline, `number` the 1-based line number of
-    its first line. Only newlines end lines (a carriage return before one is left to the parser, as white space).
+    `blocks()` yields `(number, lines, block)`: `block` is bytes ending in a newline, `number` the 1-based line number
+    of its first line, `lines` how many it holds. Only newlines end lines (a carriage return before one is left to the parser, as white space).
     """
 
     def __init__(self, path: Path, limits: Limits, tally: Tally, line_bytes: int | None = None) -> None:
@@ -96,7 +96,7 @@ class LineStream:
         self.tally = tally
         self.line_bytes = limits.line_bytes if line_bytes is None else line_bytes
 
-    def blocks(self) -> Iterator[tuple[int, bytes]]:
+    def blocks(self) -> Iterator[tuple[int, int, bytes]]:
         number = 1
         chunks = expanded_chunks(self.path, self.limits, min(_BLOCK, self.line_bytes))
         carry = b""
@@ -124,10 +124,11 @@ class LineStream:
                 carry = block[cut:]
                 if cut:
                     block = block[:cut]
-                    yield number, block
-                    number += block.count(b"\n")
+                    count = block.count(b"\n")
+                    yield number, count, block
+                    number += count
             if carry:
-                yield number, carry + b"\n"
+                yield number, 1, carry + b"\n"
         except TruncatedError as error:
             raise TruncatedError(
                 f"{error}, after {number - 1:,} whole lines that were fine. Download the file again, or cut it back"
@@ -136,7 +137,7 @@ class LineStream:
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Each line with its number, stripped; blank ones are left out."""
-        for number, block in self.blocks():
+        for number, _, block in self.blocks():
             for offset, line in enumerate(block.split(b"\n")):
                 if line := line.strip():
                     yield number + offset, line
