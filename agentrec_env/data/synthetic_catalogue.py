@@ -204,7 +204,7 @@ def make_catalogue(num_items: int, seed: int) -> Catalogue:
     style /= style.sum(axis=1, keepdims=True)
     quality = 0.5 * rng.standard_normal(num_items)
     appeal = np.minimum(rng.exponential(size=num_items), 7.0) + 0.5 * quality
-    late = (rng.random(num_items) < 0.25) & (place >= MIN_LEAF // 2)
+    late = (rng.random(num_items) < 0.18) & (place >= MIN_LEAF // 2)
     launch = np.where(late, rng.uniform(0.0, 0.95, num_items), -1.0)
     rises = late | (rng.random(num_items) < 0.3)
     trend = np.stack(
@@ -265,7 +265,7 @@ def _partners(
     partners = np.empty((len(leaf), 4), dtype=np.int64)
     for number in range(NUM_LEAVES):
         for side, other in enumerate(LEAF_PARTNERS[number]):
-            weight = np.exp(0.4 * appeal[members[other]])
+            weight = np.exp(1.0 * appeal[members[other]])
             chosen = rng.choice(members[other], size=(len(members[number]), 2), p=weight / weight.sum())
             partners[members[number], 2 * side : 2 * side + 2] = chosen
     return partners

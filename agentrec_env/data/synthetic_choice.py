@@ -7,6 +7,7 @@ exact and costs O(leaves + shelf size), whatever the size of the catalogue, and 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ SPAN = 365 * 86_400_000
 """One year in ms: the interactions run until 2023-10-01, as in AgenticRec, arXiv:2603.21613, sec. 4."""
 RECENT = 8
 """How many latest items form the session that interest and complements look back on."""
-IMPOSSIBLE = -30.0
+IMPOSSIBLE = -1000.0
 """Log weight of what is not on sale yet or owned already: finite, so that differences of utilities stay numbers."""
 USER_BLOCK = 1024
 MAX_LENGTH = 40
@@ -134,14 +135,17 @@ class Moments:
         """[B] fraction of the world's time that is over."""
         return (self.time - START) / SPAN
 
-    def recent(self) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """(items [B] or -1, weight [B] in 0..1) of the last `RECENT` items, latest first."""
-        steps = []
-        for back in range(1, min(RECENT, self.owned.shape[1]) + 1):
-            items = self.owned[:, -back]
-            fading = 0.3 + 0.7 * np.exp(-self.age[:, -back] / (3 * 86_400_000))
-            steps.append((items, np.where(items >= 0, 0.75 ** (back - 1) * fading, 0.0)))
-        return steps
+    @cached_property
+    def recent(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The last R <= `RECENT` items [B, R], latest first, and how much each still counts [B, R], 0..1."""
+        items = self.owned[:, ::-1][:, :RECENT]
+        fading = 0.3 + 0.7 * np.exp(-self.age[:, ::-1][:, :RECENT] / (3 * 86_400_000))
+        return items, 0.75 ** np.arange(items.shape[1]) * fading * (items >= 0)
+
+    def repeated(self, count: int) -> Moments:
+        """`count` copies of a single moment."""
+        lines = np.zeros(count, dtype=np.int64)
+        return Moments(self.people.take(lines), self.time[lines], self.owned[lines], self.age[lines])
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,26 +158,17 @@ class Choice:
     def leaf_log_probability(self, moments: Moments) -> NDArray[np.float64]:
         """float64 [B, L]: log probability of each leaf category."""
         world, strengths, people = self.catalogue, self.strengths, moments.people
-        size = len(moments.time)
-        line = np.arange(size)
         blend = 1.0 / (1.0 + np.exp(-(moments.clock - people.drift) / 0.06))[:, None]
         taste = (1.0 - blend) * people.taste[:, 0] + blend * people.taste[:, 1]
         score = 0.5 * np.log(world.stock) + strengths.taste * people.weight[:, :1] * taste
-        interest = np.zeros((size, NUM_LEAVES))
-        aisle = np.zeros((size, _NUM_AISLES))
-        wanted = np.zeros((size, NUM_LEAVES))
-        for items, weight in moments.recent():
-            leaf = world.leaf[items]
-            interest[line, leaf] += weight
-            aisle[line, LEAF_AISLE[leaf]] += weight
-            for side in range(LEAF_PARTNERS.shape[1]):
-                wanted[line, LEAF_PARTNERS[leaf, side]] += weight
+        recent, weight = moments.recent
+        leaf = world.leaf[recent]
+        interest = _tally(leaf, weight, NUM_LEAVES)
+        aisle = _tally(LEAF_AISLE[leaf], weight, _NUM_AISLES)
+        wanted = sum(_tally(side, weight, NUM_LEAVES) for side in np.moveaxis(LEAF_PARTNERS[leaf], -1, 0))
         score += strengths.session * (1.2 * interest + 0.4 * aisle[:, LEAF_AISLE])
         score += 1.2 * strengths.complement * people.weight[:, 3:4] * np.minimum(wanted, 1.5)
-        held = np.zeros((size, NUM_LEAVES))
-        for place in range(moments.owned.shape[1]):
-            items = moments.owned[:, place]
-            held[line, world.leaf[items]] += items >= 0
+        held = _tally(world.leaf[moments.owned], (moments.owned >= 0).astype(np.float64), NUM_LEAVES)
         score += np.where(2 * held >= world.stock, IMPOSSIBLE, 0.0)  # sated: a shelf never runs empty
         return score - _log_sum(score)
 
@@ -193,20 +188,18 @@ class Choice:
         brand = world.brand[items]
         favourites = people.favourites[line, LEAF_DEPARTMENT[world.leaf[items[:, 0]]]]
         liking = (brand[:, :, None] == favourites[:, None, :]).any(axis=2) * 2.0
-        for bought, weight in moments.recent()[:4]:
-            liking += 0.8 * weight[:, None] * (brand == world.brand[bought][:, None])
+        recent, weight = (part[:, :4] for part in moments.recent)
+        for step in range(recent.shape[1]):
+            liking += 0.8 * weight[:, step, None] * (brand == world.brand[recent[:, step]][:, None])
         score += 1.2 * strengths.brand * people.weight[:, 1:2] * np.minimum(liking, 3.0)
-        for bought, weight in moments.recent()[:4]:
-            for side in range(world.partners.shape[1]):
-                partner = world.partners[bought, side]
-                lift = 3.0 * strengths.complement * people.weight[:, 3] * np.sqrt(weight)
-                score[line, world.place[partner]] += np.where(world.shelf[partner] == shelf, lift, 0.0)
+        partners = world.partners[recent]
+        lines, steps, sides = np.nonzero((world.shelf[partners] == shelf[:, None, None]) & (weight > 0)[:, :, None])
+        lift = 3.0 * strengths.complement * people.weight[lines, 3] * np.sqrt(weight[lines, steps])
+        np.add.at(score, (lines, world.place[partners[lines, steps, sides]]), lift)
 
         score += np.where(world.launch[items] > clock, IMPOSSIBLE, 0.0)
-        for place in range(moments.owned.shape[1]):
-            bought = moments.owned[:, place]
-            here = (bought >= 0) & (world.shelf[bought] == shelf)
-            score[line[here], world.place[bought[here]]] += IMPOSSIBLE
+        lines, steps = np.nonzero((world.shelf[moments.owned] == shelf[:, None]) & (moments.owned >= 0))
+        score[lines, world.place[moments.owned[lines, steps]]] += IMPOSSIBLE
         score[items < 0] = -np.inf
         return score - _log_sum(score)
 
@@ -226,11 +219,7 @@ class Choice:
         """float64 [C]: log probability of each of `items` at one moment (B = 1)."""
         world = self.catalogue
         shelf, where = np.unique(world.shelf[items], return_inverse=True)
-        repeat = np.zeros(len(shelf), dtype=np.int64)
-        spread = Moments(
-            moments.people.take(repeat), moments.time[repeat], moments.owned[repeat], moments.age[repeat]
-        )
-        by_place = self.shelf_log_probability(spread, shelf)
+        by_place = self.shelf_log_probability(moments.repeated(len(shelf)), shelf)
         by_leaf = self.leaf_log_probability(moments)[0]
         return by_leaf[world.leaf[items]] + world.shelf_share[shelf[where]] + by_place[where, world.place[items]]
 
@@ -245,6 +234,15 @@ class Choice:
             - 0.2 * (world.band[items] - people.band) ** 2 + 1.1 * rng.standard_normal(len(items))
         )  # fmt: skip
         return np.clip(np.round(stars), 1.0, 5.0)
+
+
+def _tally(
+    columns: NDArray[np.int64], weight: NDArray[np.float64], width: int
+) -> NDArray[np.float64]:
+    """float64 [B, width]: the weights [B, R] summed by line and column."""
+    lines = np.arange(len(columns))[:, None] * width
+    flat = np.bincount((lines + columns).ravel(), weight.ravel(), minlength=len(columns) * width)
+    return flat.reshape(len(columns), width)
 
 
 def _log_sum(score: NDArray[np.float64]) -> NDArray[np.float64]:
