@@ -89,7 +89,8 @@ class Judgements:
     def _ndcg(self, k: int | None) -> Floats:
         ideal = self.ideal[:, :k] @ _discounts(self.ideal[:, :k].shape[1])
         gained = self.gains[:, :k] @ _discounts(self.gains[:, :k].shape[1])
-        return np.divide(gained, ideal, out=np.zeros_like(gained), where=ideal > 0)
+        values: Floats = np.divide(gained, ideal, out=np.zeros_like(gained), where=ideal > 0)
+        return values
 
     def _hit(self, k: int | None) -> Floats:
         places = self.chance.shape[1]

@@ -1,0 +1,1 @@
+"""Comparisons of recommenders inside the environment, and speed measurements beside their peers."""
