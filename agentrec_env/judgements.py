@@ -95,7 +95,7 @@ class Judgements:
     def _hit(self, k: int | None) -> Floats:
         places = self.chance.shape[1]
         if self.ties is None or k is None or k >= places:
-            return (self.chance[:, :k] > 0).any(axis=1).astype(np.float64)
+            return np.asarray((self.chance[:, :k] > 0).any(axis=1), dtype=np.float64)
         start, size, relevant = self.ties.at(slice(k - 1, k))
         none = np.exp(_log_choose(size - relevant, k - start) - _log_choose(size, k - start))
         values: Floats = np.where(self._before[:, k - 1 : k] > 0, 1.0, 1.0 - none)[:, 0]
