@@ -129,7 +129,7 @@ class _Ids:
 
 
 def valid_id(key: str) -> bool:
-    """Whether a user or item id is non-empty, at most 128 characters, and free of white space and control characters."""
+    """Whether an id is non-empty, at most 128 characters, and free of white space and control characters."""
     return 0 < len(key) <= _MAX_ID and key.isprintable() and " " not in key
 
 

@@ -87,7 +87,8 @@ class LineStream:
     """Iterates over a file in blocks of whole lines, counting lines and rejecting over-long ones in a `Tally`.
 
     `blocks()` yields `(number, lines, block)`: `block` is bytes ending in a newline, `number` the 1-based line number
-    of its first line, `lines` how many it holds. Only newlines end lines (a carriage return before one is left to the parser, as white space).
+    of its first line, `lines` how many it holds. Only newlines end lines (a carriage return before one is left to
+    the parser, as white space).
     """
 
     def __init__(self, path: Path, limits: Limits, tally: Tally, line_bytes: int | None = None) -> None:
@@ -135,11 +136,13 @@ class LineStream:
                 f" to what is sound: gzip -dc FILE | head -n {number - 1} > NEW"
             ) from None
 
-    def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Each line with its number, stripped; blank ones are left out."""
+    def lines(self, strip: bool = True) -> Iterator[tuple[int, bytes]]:
+        """Each line with its number: stripped and blank ones left out, or with `strip=False` whole with its end."""
         for number, _, block in self.blocks():
-            for offset, line in enumerate(block.split(b"\n")):
-                if line := line.strip():
+            for offset, line in enumerate(block.split(b"\n")[:-1]):
+                if not strip:
+                    yield number + offset, line + b"\n"
+                elif line := line.strip():
                     yield number + offset, line
 
     def _reject_long(self, number: int, block: bytes) -> None:

@@ -104,15 +104,13 @@ def read_metadata(
                 clean_brand(record.store if record.store is not None else record.brand),
                 category_path(record),
                 parse_price(record.price),
-                description(record),
+                description_of(record.description, record.features, record.feature),
             )
     tally.drop("on items that no one reviewed", unwanted)
     tally.drop("on an item described before", repeats)
     titles, brands, categories, prices, descriptions = zip(*rows.values(), strict=True) if rows else ((),) * 5
     report = tally.finish(format, len(rows))
-    return Metadata(
-        list(rows), titles, brands, categories, np.array(prices, np.float64), descriptions, report
-    )
+    return Metadata(list(rows), titles, brands, categories, np.array(prices, np.float64), descriptions, report)
 
 
 def _decode(decoder: msgspec.json.Decoder[_Meta], line: bytes, literals: bool, limits: Limits) -> _Meta:
@@ -207,7 +205,9 @@ def category_path(record: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-_PRICE = re.compile(r"(?:from\s*)?\$?\s*(\d{1,3}(?:,\d{3})+(?:\.\d{1,4})?|\d{1,9}(?:\.\d{1,4})?)(?:\s*[-–]\s*\$?\s*[\d,.]+)?", re.I)
+_PRICE = re.compile(
+    r"(?:from\s*)?\$?\s*(\d{1,3}(?:,\d{3})+(?:\.\d{1,4})?|\d{1,9}(?:\.\d{1,4})?)(?:\s*[-–]\s*\$?\s*[\d,.]+)?", re.I
+)
 
 
 def parse_price(value: Any) -> float:
@@ -230,16 +230,16 @@ def parse_price(value: Any) -> float:
     return price if 0 <= price <= MAX_PRICE else float("nan")
 
 
-def description(record: Any) -> str:
+def description_of(*fields: Any) -> str:
     """Description paragraphs, then features, one a line, at most `MAX_DESCRIPTION` characters; page code left out."""
     paragraphs: list[str] = []
     room = MAX_DESCRIPTION
-    for field in (record.description, record.features, record.feature):
+    for field in fields:
         for value in (field,) if isinstance(field, str) else field if isinstance(field, (list, tuple)) else ():
             if room <= 0:
                 break
-            text = clean_text(value, min(room, MAX_DESCRIPTION))
-            if text and not is_page_code(text) and text not in paragraphs:
+            text = clean_text(value, room)
+            if text and text not in paragraphs and not is_page_code(text):
                 paragraphs.append(text)
                 room -= len(text) + 1
     return "\n".join(paragraphs)

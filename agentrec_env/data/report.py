@@ -107,7 +107,13 @@ class Tally:
         if self.bad > max(self.limits.bad_lines, self.limits.bad_share * self.lines):
             self._refuse()
         return ReadReport(
-            self.source, format, self.lines, kept, self.bad, tuple(self._bad_lines), dict(self.dropped)
+            self.source,
+            format,
+            self.lines,
+            kept,
+            self.bad,
+            tuple(sorted(self._bad_lines, key=lambda bad: bad.line)),
+            dict(self.dropped),
         )
 
     def _refuse(self) -> None:

@@ -24,10 +24,8 @@ from typing import Any
 
 import numpy as np
 
-WORDS = (
-    "great product love this easy use works well bought second one skin hair soft smell nice color price small size"
-    " would buy again not sure returned broke after week gift daughter recommend quality cheap fast shipping perfect"
-).split()
+TALK = "great product love this easy use works well bought second one skin hair soft smell nice color price again not"
+WORDS = [*TALK.split(), "would", "returned", "broke", "after", "week", "gift", "daughter", "recommend", "quality"]
 CHUNK = 100_000
 
 
@@ -68,6 +66,7 @@ def write_lines(path: Path, lines: int, seed: int) -> int:
 
 
 def read_ours(path: Path) -> tuple[int, float]:
+    """The reader behind `agentrec_env.data.load`, without its cache."""
     from agentrec_env.data.amazon import read_reviews
 
     reviews = read_reviews(path, "amazon-2023-reviews")
@@ -177,6 +176,7 @@ def compare(lines: int, repeats: int, readers: list[str], folder: Path, seed: in
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--repeats", type=int, default=3)
@@ -194,7 +194,8 @@ def main() -> None:
         for lines in args.lines:
             result = compare(lines, args.repeats, readers, Path(folder), args.seed)
             results.append(result)
-            print(f"{lines:,} lines, {result['expanded_bytes'] / 1e6:,.0f} MB ({result['gzip_bytes'] / 1e6:,.0f} MB gz)")
+            size, packed = result["expanded_bytes"] / 1e6, result["gzip_bytes"] / 1e6
+            print(f"{lines:,} lines, {size:,.0f} MB ({packed:,.0f} MB gz)")
             for reader, row in result["readers"].items():
                 low, high = row["times_ours_range"]
                 print(
