@@ -141,32 +141,47 @@ def sign_flip_test(differences: ArrayLike, rng: np.random.Generator, permutation
     """Paired randomisation test of mean difference 0, two-sided: (p, exact).
 
     differences: float[tasks]. Under the null hypothesis the two agents are exchangeable on each task, so each
-    difference may change its sign. With at most 16 differences other than 0 all sign patterns are enumerated;
-    else `permutations` random ones, and p = (1 + as extreme) / (1 + permutations), which is never 0.
+    difference may change its sign. With at most 16 differences other than 0 all sign patterns are enumerated; else
+    `permutations` random ones, and p = (1 + as extreme) / (1 + permutations), which is never 0.
     """
-    values = _finite("differences", differences)
+    return sign_flip_tests([differences], rng, permutations)[0]
+
+
+def sign_flip_tests(
+    differences: Sequence[ArrayLike], rng: np.random.Generator, permutations: int = 10_000
+) -> list[tuple[float, bool]]:
+    """`sign_flip_test` of several differences on the same tasks; the random sign patterns are shared by all."""
+    rows = [_finite("differences", row) for row in differences]
+    results = {i: _exact_sign_flip(row) for i, row in enumerate(rows) if np.count_nonzero(row) <= _EXACT}
+    sampled = [i for i in range(len(rows)) if i not in results]
+    if sampled:
+        values = np.stack([rows[i] for i in sampled])
+        extreme = np.zeros(len(sampled), dtype=np.int64)
+        for begin in range(0, permutations, _BLOCK):
+            shape = (min(_BLOCK, permutations - begin), values.shape[1])
+            flips = rng.integers(0, 2, size=shape, dtype=np.int8).astype(np.float64)
+            extreme += _extreme(2 * (flips @ values.T) - values.sum(axis=1), values).sum(axis=0)
+        for i, count in zip(sampled, extreme.tolist(), strict=True):
+            results[i] = ((1 + count) / (1 + permutations), False)
+    return [results[i] for i in range(len(rows))]
+
+
+def _exact_sign_flip(values: Floats) -> tuple[float, bool]:
     values = values[values != 0]
-    if not len(values):
-        return 1.0, True
-    if len(values) <= _EXACT:
-        patterns = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) & 1) * 2.0 - 1
-        return float(_extreme(patterns @ values, values).mean()), True
-    extreme = 0
-    for begin in range(0, permutations, _BLOCK):
-        rows = min(_BLOCK, permutations - begin)
-        flips = rng.integers(0, 2, size=(rows, len(values)), dtype=np.int8).astype(np.float32)
-        sums = 2 * (flips.astype(np.float64) @ values) - values.sum()
-        extreme += int(_extreme(sums, values).sum())
-    return (1 + extreme) / (1 + permutations), False
+    patterns = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) & 1) * 2.0 - 1
+    return float(_extreme(patterns @ values[:, None], values[None]).mean()), True
 
 
-def compare(bootstrap: PairedBootstrap[Key], first: Key, second: Key, rng: np.random.Generator) -> Comparison:
-    """All there is to say of two agents on the same tasks: difference, interval, test and effect size."""
-    differences = bootstrap.per_task(first, second)
-    p, exact = sign_flip_test(differences, rng)
-    return Comparison(
-        bootstrap.difference(first, second), p, exact, standardised_difference(differences), len(differences)
-    )
+def compare(
+    bootstrap: PairedBootstrap[Key], pairs: Sequence[tuple[Key, Key]], rng: np.random.Generator
+) -> list[Comparison]:
+    """Difference, interval, test and effect size of each (first, second), p values not yet corrected for number."""
+    differences = [bootstrap.per_task(first, second) for first, second in pairs]
+    tests = sign_flip_tests(differences, rng)
+    return [
+        Comparison(bootstrap.difference(*pair), p, exact, standardised_difference(values), len(values))
+        for pair, values, (p, exact) in zip(pairs, differences, tests, strict=True)
+    ]
 
 
 def standardised_difference(differences: ArrayLike) -> float:
@@ -234,8 +249,9 @@ def _draws(rng: np.random.Generator, rows: int, size: int) -> Floats:
 
 
 def _extreme(sums: Floats, values: Floats) -> NDArray[np.bool_]:
+    """Whether sums [patterns, tests] are at least as far from 0 as those of values [tests, tasks]."""
     # Sums of the same terms in another order differ in the last bits and still count as equal.
-    bound = abs(values.sum()) - 1e-9 * np.abs(values).sum()
+    bound = np.abs(values.sum(axis=1)) - 1e-9 * np.abs(values).sum(axis=1)
     return np.asarray(np.abs(sums) >= bound)
 
 

@@ -87,6 +87,14 @@ def test_many_differences_agree_with_scipy() -> None:
     assert p == pytest.approx(theirs.pvalue, abs=0.01)
 
 
+def test_tests_made_together_equal_tests_made_alone() -> None:
+    few, many = np.zeros(80), rng(19).normal(loc=0.1, size=80)
+    few[:5] = [0.5, -0.25, 0.5, 1.0, 0.125]
+    together = statistics.sign_flip_tests([few, many, -many], rng(20))
+    assert together[0] == statistics.sign_flip_test(few, rng())
+    assert together[1] == together[2] == statistics.sign_flip_test(many, rng(20))
+
+
 def test_type_one_error_is_near_five_percent() -> None:
     draws = rng(13)
     metric = 1 / np.log2(np.arange(1, 21) + 1)
@@ -146,7 +154,7 @@ def test_position_uniformity_joins_places_that_are_too_rare() -> None:
 def test_comparison_holds_everything() -> None:
     values = {"a": [1.0, 0.5, 1.0, 0.0], "b": [0.5, 0.5, 0.5, 0.0]}
     bootstrap = statistics.PairedBootstrap(values, rng(16))
-    comparison = statistics.compare(bootstrap, "a", "b", rng(17))
+    (comparison,) = statistics.compare(bootstrap, [("a", "b")], rng(17))
     assert comparison.difference.mean == 0.25
     assert comparison.p == 0.5
     assert comparison.exact

@@ -1,0 +1,159 @@
+"""What is compared, as data: the rows (agents), the tracks (environments) and the sizes of a run.
+
+A track fixes the pool, so that its numbers stand under one protocol sentence; a row is an agent with its arguments and
+the seeds it is trained and run with. Nothing here runs anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from agentrec_env.registry import did_you_mean
+
+Role = Literal["control", "baseline", "agent"]
+
+METRICS = ("hit@1", "hit@5", "ndcg@5", "ndcg@10", "mrr")
+"""Columns of the tables. Lists hold at most ten items, so mrr is cut at ten as well."""
+PRIMARY = "ndcg@10"
+"""The metric that tables are sorted by and differences are shown in."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    agent: str
+    """A registered agent, or "module:attribute"."""
+    role: Role = "agent"
+    """"control" rows bound the scale, "baseline" rows are what an agent has to beat."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the agent; JSON values."""
+    seeds: int = 1
+    """How many seeds it is run with; each is also its `seed_argument`."""
+    seed_argument: str | None = None
+    """Constructor argument that takes the seed, for agents that are trained."""
+
+    def arguments(self, seed: int) -> dict[str, Any]:
+        """Constructor arguments for one seed."""
+        return dict(self.kwargs) | ({self.seed_argument: seed} if self.seed_argument else {})
+
+    @property
+    def key(self) -> str:
+        """Name of the row's results on disk: changes with anything that changes the agent, its own source included."""
+        content = [self.agent, dict(self.kwargs), self.seed_argument, _source_digest(self.agent)]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{slug(self.name)}-{digest}"
+
+
+@dataclass(frozen=True)
+class Track:
+    """One environment that all rows play."""
+
+    name: str
+    title: str
+    env: Mapping[str, Any]
+    """Arguments of the environment beside dataset, split and seed."""
+    share: float = 1.0
+    """Share of the run's tasks that this track plays, for tracks whose tasks cost more."""
+    reorders: int = 0
+    """How many other orders of the candidates are played, for the permutation robustness."""
+
+    @property
+    def pool(self) -> int | None:
+        """Pool size; None for the whole catalogue."""
+        size = self.env["num_candidates"]
+        return None if size == "catalog" else int(size)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is played."""
+
+    name: str
+    tasks: int | None
+    """Test tasks a row and track; None: all of them."""
+    reorder_tasks: int
+    """Of these, how many are played again in other orders."""
+    seeds: int
+    """At most this many seeds a row."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Rows and tracks of a run."""
+
+    rows: tuple[Row, ...]
+    tracks: tuple[Track, ...]
+
+    def with_agents(self, sources: Sequence[str]) -> Suite:
+        """The suite with one more row for each agent; a name that is a row already is taken once."""
+        taken = {row.name for row in self.rows}
+        added = [Row(source, source) for source in dict.fromkeys(sources) if source not in taken]
+        return replace(self, rows=(*self.rows, *added))
+
+    def only(self, names: Sequence[str]) -> Suite:
+        """The rows and tracks among `names`; rows (or tracks) stay whole where none of theirs is named.
+
+        Raises ValueError for a name that is neither.
+        """
+        rows, tracks = [row.name for row in self.rows], [track.name for track in self.tracks]
+        for name in names:
+            if name not in rows and name not in tracks:
+                raise ValueError(did_you_mean("row or track", name, rows + tracks, "See --list."))
+        return Suite(
+            tuple(row for row in self.rows if row.name in names) or self.rows,
+            tuple(track for track in self.tracks if track.name in names) or self.tracks,
+        )
+
+
+SIZES = {
+    "quick": Size("quick", tasks=200, reorder_tasks=100, seeds=1),
+    "default": Size("default", tasks=1_000, reorder_tasks=200, seeds=3),
+    "full": Size("full", tasks=None, reorder_tasks=1_000, seeds=5),
+}
+
+TRACKS = (
+    Track("pool-20", "1 positive and 19 uniform negatives", {"num_candidates": 20, "negatives": "uniform"}, reorders=1),
+    Track("pool-100", "1 positive and 99 popular negatives", {"num_candidates": 100, "negatives": "popularity"}, 0.5),
+    Track("catalogue", "the whole catalogue", {"num_candidates": "catalog"}, 0.5),
+)
+
+ROWS = (
+    Row("random", "random", "control", seeds=3),
+    Row("identity", "identity", "control"),
+    Row("reversed", "reversed", "control"),
+    Row("oracle", "oracle", "control"),
+    Row("popularity", "popularity", "baseline"),
+    Row("bm25", "bm25", "baseline"),
+    Row("item_knn", "item_knn", "baseline"),
+    Row("ease", "ease", "baseline"),
+    Row("sasrec", "sasrec", "baseline", seeds=5, seed_argument="seed"),
+    Row("fusion", "fusion", "baseline", seeds=5, seed_argument="seed"),
+    Row("scripted", "scripted"),
+)
+
+DEFAULT = Suite(ROWS, TRACKS)
+
+
+def slug(name: str) -> str:
+    """`name` as a safe folder name."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name).strip(".") or "_"
+
+
+def _source_digest(agent: str) -> str | None:
+    """Hash of the file in which a "module:attribute" agent is written, so that its edits are not mixed up."""
+    module, colon, _ = agent.partition(":")
+    if not colon:
+        return None
+    try:
+        spec = importlib.util.find_spec(module)
+        return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest() if spec and spec.origin else None
+    except (ImportError, ValueError, OSError):
+        return None
