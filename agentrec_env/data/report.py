@@ -78,6 +78,23 @@ class ReadReport:
         )
 
 
+@dataclass(frozen=True)
+class SourceReport:
+    """The account of one dataset: its review file, its metadata file if there is one, and how the two met."""
+
+    reviews: ReadReport
+    metadata: ReadReport | None = None
+    items_without_metadata: int = 0
+
+    def summary(self) -> str:
+        """A few lines for a log."""
+        parts = [self.reviews.summary()]
+        if self.metadata is not None:
+            parts.append(self.metadata.summary())
+            parts.append(f"{self.items_without_metadata:,} reviewed items have no metadata")
+        return "\n".join(parts)
+
+
 class Tally:
     """Collects a `ReadReport` while a file is read, and stops the reading when too much of it is bad."""
 

@@ -65,8 +65,6 @@ def read_table(path: Path | str, format: str, limits: Limits | None = None) -> R
 
     Raises `DataError`: no user or item column, unreadable file, too many bad rows, nothing left.
     """
-    import polars as pl
-
     path = Path(path)
     limits = limits or Limits()
     tally = Tally(str(path), limits)
