@@ -132,7 +132,6 @@ _PAGE_CODE = re.compile(
     r"|(?:^|[}\s,])[.#@][\w-]+[^{}<>]{0,80}\{[^{}]{0,80}:|<!doctype|\b(?:document|window)\.\w+\s*[=(]",
     re.IGNORECASE,
 )
-_SPACE = re.compile(r"\s+")
 
 
 def clean_text(value: Any, limit: int) -> str:
@@ -151,9 +150,9 @@ def clean_text(value: Any, limit: int) -> str:
             text = html.unescape(text)
     if "<" in text:
         text = _TAG.sub(" ", text)
-    text = _SPACE.sub(" ", text).strip()
+    text = " ".join(text.split())
     if not text.isprintable():
-        text = "".join(char for char in text if char.isprintable())
+        text = " ".join("".join(char for char in text if char.isprintable()).split())
     return text
 
 
