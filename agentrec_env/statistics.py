@@ -137,7 +137,7 @@ def seed_spread(values: ArrayLike) -> SeedSpread:
     return SeedSpread(len(means), sd, float(means.min()), float(means.max()))
 
 
-def sign_flip_test(differences: ArrayLike, rng: np.random.Generator, permutations: int = 10_000) -> tuple[float, bool]:
+def sign_flip_test(differences: ArrayLike, rng: np.random.Generator, permutations: int = 50_000) -> tuple[float, bool]:
     """Paired randomisation test of mean difference 0, two-sided: (p, exact).
 
     differences: float[tasks]. Under the null hypothesis the two agents are exchangeable on each task, so each
@@ -148,7 +148,7 @@ def sign_flip_test(differences: ArrayLike, rng: np.random.Generator, permutation
 
 
 def sign_flip_tests(
-    differences: Sequence[ArrayLike], rng: np.random.Generator, permutations: int = 10_000
+    differences: Sequence[ArrayLike], rng: np.random.Generator, permutations: int = 50_000
 ) -> list[tuple[float, bool]]:
     """`sign_flip_test` of several differences on the same tasks; the random sign patterns are shared by all."""
     rows = [_finite("differences", row) for row in differences]
@@ -158,8 +158,9 @@ def sign_flip_tests(
         values = np.stack([rows[i] for i in sampled])
         extreme = np.zeros(len(sampled), dtype=np.int64)
         for begin in range(0, permutations, _BLOCK):
-            shape = (min(_BLOCK, permutations - begin), values.shape[1])
-            flips = rng.integers(0, 2, size=shape, dtype=np.int8).astype(np.float64)
+            patterns = min(_BLOCK, permutations - begin)
+            drawn = rng.integers(0, 256, size=(patterns, -(-values.shape[1] // 8)), dtype=np.uint8)
+            flips = np.unpackbits(drawn, axis=1, count=values.shape[1]).astype(np.float64)
             extreme += _extreme(2 * (flips @ values.T) - values.sum(axis=1), values).sum(axis=0)
         for i, count in zip(sampled, extreme.tolist(), strict=True):
             results[i] = ((1 + count) / (1 + permutations), False)

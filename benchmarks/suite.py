@@ -11,6 +11,7 @@ import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,6 +148,7 @@ def slug(name: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name).strip(".") or "_"
 
 
+@cache
 def _source_digest(agent: str) -> str | None:
     """Hash of the file in which a "module:attribute" agent is written, so that its edits are not mixed up."""
     module, colon, _ = agent.partition(":")

@@ -1,0 +1,312 @@
+"""From per-task results to the numbers of the report: one `TrackResult` for each dataset and track.
+
+Everything is computed anew from the recorded ranks, so tables made after an interruption equal those made without one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentrec_env.metrics import from_ranks
+from agentrec_env.statistics import (
+    Comparison,
+    Interval,
+    PairedBootstrap,
+    SeedSpread,
+    Uniformity,
+    compare,
+    holm,
+    position_uniformity,
+    seed_spread,
+)
+from agentrec_env.types import StopReason
+from benchmarks.records import Block, Record
+from benchmarks.suite import METRICS, PRIMARY, Row, Track
+
+LIST = 10
+"""Items of a final list."""
+ERRORS = (StopReason.AGENT_ERROR, StopReason.ENVIRONMENT_ERROR)
+CHANCE_CONTROLS = ("random", "identity", "reversed")
+
+
+@dataclass(frozen=True)
+class Versus:
+    """A comparison with its p value corrected by Holm for the number of rows compared."""
+
+    other: str
+    comparison: Comparison
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`first` minus `second` in the primary metric, corrected by Holm for the number of pairs."""
+
+    first: str
+    second: str
+    comparison: Comparison
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class OrderSensitivity:
+    """The same tasks with the candidates in another order: an agent that reads them should not care."""
+
+    tasks: int
+    same_first: float
+    """Share of tasks with the same first item."""
+    overlap: float
+    """Mean share of the list that stays."""
+    absolute: float
+    """Mean absolute change of the primary metric."""
+    change: Comparison
+    """Primary metric, other order minus the first."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A row that must score as chance does."""
+
+    name: str
+    mean: float
+    chance: float
+    z: float
+    p: float
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """One line of the table."""
+
+    name: str
+    agent: str
+    role: str
+    seeds: int
+    episodes: int
+    metrics: dict[str, Interval]
+    seed_spread: SeedSpread
+    calls: dict[str, float]
+    """Calls an episode, by tool."""
+    turns: float
+    milliseconds: float
+    """Wall time an episode, environment and tools included."""
+    prepare_seconds: float
+    """Time to make and fit the agent, summed over seeds."""
+    invalid: float
+    """Share of episodes without a valid list for which the agent is to blame."""
+    failed: float
+    """Share of episodes ended by an error in the agent's or the environment's code."""
+    stops: dict[str, int]
+    ranks: list[int]
+    """Where the positive ended up: [missed, first, …, tenth]."""
+    reward: float
+    terms: dict[str, float]
+    versus: dict[str, Versus] = field(default_factory=dict)
+    """Difference to the best baseline by metric; empty for that baseline itself."""
+    order: OrderSensitivity | None = None
+    error: str | None = None
+    """A message of one of the failed episodes."""
+
+    @property
+    def calls_total(self) -> float:
+        """Tool calls an episode."""
+        return sum(self.calls.values())
+
+
+@dataclass(frozen=True)
+class TrackResult:
+    """All rows on one dataset and track."""
+
+    dataset: str
+    track: str
+    title: str
+    protocol: str
+    tasks: int
+    pool: int | None
+    rows: list[RowResult]
+    best_baseline: str | None
+    pairs: list[Pair]
+    positions: Uniformity | None
+    controls: list[Control]
+    missing: dict[str, str]
+    """Rows (or seeds) without results, and why."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """The finished blocks of a row on a track."""
+
+    row: Row
+    seeds: Mapping[int, Sequence[Block]]
+    """By seed, in the fixed order of the candidates."""
+    reordered: Sequence[Block] = ()
+    """Of the first seed, in another order."""
+
+
+def analyse(
+    dataset: str,
+    track: Track,
+    protocol: str,
+    played: Sequence[Played],
+    missing: Mapping[str, str],
+    rng: np.random.Generator,
+) -> TrackResult:
+    """Numbers of one dataset and track; the rows come sorted by the primary metric, best first.
+
+    played: rows with at least one finished seed, all on the same tasks.
+    """
+    ranks = {p.row.name: np.array([_ranks(_records(blocks)) for blocks in p.seeds.values()]) for p in played}
+    values = {
+        (name, metric): array.reshape(table.shape)
+        for name, table in ranks.items()
+        for metric, array in from_ranks(table.ravel(), METRICS).items()
+    }
+    bootstrap = PairedBootstrap(values, rng) if values else None
+    means = {name: float(values[name, PRIMARY].mean()) for name in ranks}
+    baselines = [p.row.name for p in played if p.row.role == "baseline"]
+    best = max(baselines, key=means.__getitem__, default=None)
+    versus = _versus(bootstrap, list(ranks), best, rng) if bootstrap else {}
+    rows = [
+        _row(p, {m: bootstrap.interval((p.row.name, m)) for m in METRICS}, versus.get(p.row.name, {}), rng)
+        for p in played
+        if bootstrap
+    ]
+    rows.sort(key=lambda row: (-row.metrics[PRIMARY].mean, row.name))
+    places = [record.place for record in _records(next(iter(played[0].seeds.values())))] if played else []
+    return TrackResult(
+        dataset=dataset,
+        track=track.name,
+        title=track.title,
+        protocol=protocol,
+        tasks=len(places),
+        pool=track.pool,
+        rows=rows,
+        best_baseline=best,
+        pairs=_pairs(bootstrap, [row.name for row in rows], rng) if bootstrap else [],
+        positions=position_uniformity(places, track.pool) if track.pool and places else None,
+        controls=_controls(ranks, track.pool),
+        missing=dict(missing),
+    )
+
+
+def chance(pool: int) -> tuple[float, float]:
+    """Mean and standard deviation of the primary metric of one random list of ten from a pool."""
+    places = np.arange(1, pool + 1)
+    value = from_ranks(np.where(places <= LIST, places, 0), [PRIMARY])[PRIMARY]
+    return float(value.mean()), float(value.std())
+
+
+def _row(
+    played: Played, metrics: dict[str, Interval], versus: dict[str, Versus], rng: np.random.Generator
+) -> RowResult:
+    blocks = [block for seed in played.seeds.values() for block in seed]
+    records = _records(blocks)
+    ranks = _ranks(records)
+    calls: Counter[str] = Counter()
+    for record in records:
+        calls.update(record.calls)
+    stops = Counter(record.stop for record in records)
+    failed = sum(stops[reason] for reason in ERRORS)
+    primary = from_ranks(ranks, [PRIMARY])[PRIMARY].reshape(len(played.seeds), -1)
+    return RowResult(
+        name=played.row.name,
+        agent=played.row.agent,
+        role=played.row.role,
+        seeds=len(played.seeds),
+        episodes=len(records),
+        metrics=metrics,
+        seed_spread=seed_spread(primary),
+        calls={name: count / len(records) for name, count in sorted(calls.items())},
+        turns=sum(record.turns for record in records) / len(records),
+        milliseconds=1e3 * sum(block.seconds for block in blocks) / len(records),
+        prepare_seconds=sum(block.prepare_seconds for block in blocks),
+        invalid=1 - (stops[StopReason.ANSWERED] + failed) / len(records),
+        failed=failed / len(records),
+        stops={str(reason): count for reason, count in sorted(stops.items())},
+        ranks=np.bincount(ranks, minlength=LIST + 1).tolist(),
+        reward=math.fsum(record.reward for record in records) / len(records),
+        terms={
+            name: math.fsum(record.terms.get(name, 0.0) for record in records) / len(records)
+            for name in sorted({name for record in records for name in record.terms})
+        },
+        versus=versus,
+        order=_order(next(iter(played.seeds.values())), played.reordered, rng),
+        error=next((record.error for record in records if record.error and record.stop in ERRORS), None),
+    )
+
+
+def _versus(
+    bootstrap: PairedBootstrap[tuple[str, str]], names: list[str], best: str | None, rng: np.random.Generator
+) -> dict[str, dict[str, Versus]]:
+    others = [name for name in names if name != best]
+    if best is None or not others:
+        return {}
+    result: dict[str, dict[str, Versus]] = {name: {} for name in others}
+    for metric in METRICS:
+        comparisons = compare(bootstrap, [((name, metric), (best, metric)) for name in others], rng)
+        adjusted = holm([comparison.p for comparison in comparisons])
+        for name, comparison, p in zip(others, comparisons, adjusted, strict=True):
+            result[name][metric] = Versus(best, comparison, p)
+    return result
+
+
+def _pairs(bootstrap: PairedBootstrap[tuple[str, str]], names: list[str], rng: np.random.Generator) -> list[Pair]:
+    chosen = [(first, second) for i, first in enumerate(names) for second in names[i + 1 :]]
+    if not chosen:
+        return []
+    comparisons = compare(bootstrap, [((a, PRIMARY), (b, PRIMARY)) for a, b in chosen], rng)
+    adjusted = holm([comparison.p for comparison in comparisons])
+    return [Pair(*names, comparison, p) for names, comparison, p in zip(chosen, comparisons, adjusted, strict=True)]
+
+
+def _order(blocks: Sequence[Block], reordered: Sequence[Block], rng: np.random.Generator) -> OrderSensitivity | None:
+    again = {record.task: record for record in _records(reordered)}
+    both = [(record, again[record.task]) for record in _records(blocks) if record.task in again]
+    if not both:
+        return None
+    change = {
+        name: from_ranks(_ranks([pair[i] for pair in both]), [PRIMARY])[PRIMARY]
+        for i, name in enumerate(("first", "other"))
+    }
+    (comparison,) = compare(PairedBootstrap(change, rng), [("other", "first")], rng)
+    return OrderSensitivity(
+        tasks=len(both),
+        same_first=float(np.mean([a.ranking[:1] == b.ranking[:1] for a, b in both])),
+        overlap=float(np.mean([_overlap(a.ranking, b.ranking) for a, b in both])),
+        absolute=float(np.abs(change["other"] - change["first"]).mean()),
+        change=comparison,
+    )
+
+
+def _overlap(first: Sequence[int], second: Sequence[int]) -> float:
+    longest = max(len(first), len(second))
+    return len(set(first) & set(second)) / longest if longest else 1.0
+
+
+def _controls(ranks: Mapping[str, NDArray[np.int64]], pool: int | None) -> list[Control]:
+    if pool is None:
+        return []
+    mean, sd = chance(pool)
+    found = []
+    for name in CHANCE_CONTROLS:
+        if name in ranks:
+            # Seeds of the random agent are independent episodes on the same tasks.
+            values = from_ranks(ranks[name].ravel(), [PRIMARY])[PRIMARY]
+            z = (float(values.mean()) - mean) / (sd / math.sqrt(len(values)))
+            found.append((name, float(values.mean()), z, math.erfc(abs(z) / math.sqrt(2))))
+    adjusted = holm([p for *_, p in found])
+    return [Control(name, own, mean, z, p) for (name, own, z, _), p in zip(found, adjusted, strict=True)]
+
+
+def _records(blocks: Sequence[Block]) -> list[Record]:
+    return [record for block in blocks for record in block.records]
+
+
+def _ranks(records: Sequence[Record]) -> NDArray[np.int64]:
+    return np.array([record.rank for record in records], dtype=np.int64)

@@ -1,0 +1,155 @@
+"""The report's plots as inline SVG: text that scales, follows light and dark, and needs no script, font or image.
+
+Colours come from classes that the page's style sheet defines; all text is escaped here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+
+from benchmarks.analysis import RowResult, TrackResult, chance
+from benchmarks.suite import PRIMARY
+
+WIDTH = 720
+LEFT = 130
+"""Room for the rows' names."""
+LINE = 24
+"""Height of a row."""
+TOOL_COLOURS = 8
+"""Tools with a colour of their own; the rest share the last."""
+
+
+def intervals(result: TrackResult) -> str:
+    """The primary metric of each row with its interval; the dashed line is chance."""
+    rows = result.rows
+    top = max(row.metrics[PRIMARY].high for row in rows)
+    ticks = _ticks(top)
+    right = WIDTH - 60
+    top_margin = 18
+    height = top_margin + LINE * len(rows) + 24
+
+    def x(value: float) -> float:
+        return LEFT + (right - LEFT) * value / ticks[-1]
+
+    parts = _grid(ticks, x, top_margin, height - 20)
+    if result.pool:
+        at = x(chance(result.pool)[0])
+        parts.append(f'<line class="chance" x1="{at:.1f}" x2="{at:.1f}" y1="{top_margin}" y2="{height - 20}"/>')
+        parts.append(_text(at, top_margin - 5, "chance", "middle", "small"))
+    for i, row in enumerate(rows):
+        y = top_margin + LINE * (i + 0.5)
+        interval = row.metrics[PRIMARY]
+        low, mid, high = (x(value) for value in (interval.low, interval.mean, interval.high))
+        parts.append(_name(row, y))
+        parts.append(f'<line class="whisker {row.role}" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts += [
+            f'<line class="whisker {row.role}" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 4:.1f}" y2="{y + 4:.1f}"/>'
+            for end in (low, high)
+        ]
+        parts.append(f'<circle class="point {row.role}" cx="{mid:.1f}" cy="{y:.1f}" r="4"/>')
+        parts.append(_text(high + 8, y + 4, f"{interval.mean:.3f}", "start", "small"))
+    return _svg(f"{PRIMARY} with 95 % intervals", height, parts)
+
+
+def calls(result: TrackResult) -> str:
+    """Tool calls an episode, by tool; empty where no row called one."""
+    rows = [row for row in result.rows if row.calls]
+    if not rows:
+        return ""
+    totals = {tool: sum(row.calls.get(tool, 0.0) for row in rows) for row in rows for tool in row.calls}
+    tools = sorted(totals, key=lambda tool: (-totals[tool], tool))
+    ticks = _ticks(max(row.calls_total for row in rows))
+    right = WIDTH - 60
+    base = LINE * len(rows) + 34
+    legend_lines = math.ceil(len(tools) / 3)
+
+    def x(value: float) -> float:
+        return LEFT + (right - LEFT) * value / ticks[-1]
+
+    parts = _grid(ticks, x, 4, base - 24)
+    for i, row in enumerate(rows):
+        y = 4 + LINE * i
+        parts.append(_name(row, y + LINE / 2))
+        start = 0.0
+        for colour, tool in enumerate(tools):
+            count = row.calls.get(tool, 0.0)
+            if count:
+                title = f"<title>{escape(tool)}: {count:.2f}</title>"
+                parts.append(
+                    f'<rect class="tool{min(colour, TOOL_COLOURS - 1)}" x="{x(start):.1f}" y="{y + 4}" '
+                    f'width="{x(count) - LEFT:.1f}" height="{LINE - 8}">{title}</rect>'
+                )
+                start += count
+        parts.append(_text(x(start) + 8, y + LINE / 2 + 4, f"{row.calls_total:.1f}", "start", "small"))
+    for i, tool in enumerate(tools):
+        left, y = LEFT + 190 * (i % 3), base + 8 + 18 * (i // 3)
+        parts.append(f'<rect class="tool{min(i, TOOL_COLOURS - 1)}" x="{left}" y="{y - 9}" width="10" height="10"/>')
+        parts.append(_text(left + 16, y, tool, "start", "small"))
+    return _svg("Tool calls an episode, by tool", base + 18 * legend_lines + 4, parts)
+
+
+def places(result: TrackResult) -> str:
+    """Where the positive ended up: one small histogram a row, first place to tenth and missed, % of episodes."""
+    rows = result.rows
+    columns, width, height = 4, WIDTH / 4, 118
+    shares = [[count / row.episodes for count in (*row.ranks[1:], row.ranks[0])] for row in rows]
+    top = max(max(share) for share in shares)
+    parts = []
+    for i, (row, share) in enumerate(zip(rows, shares, strict=True)):
+        left, base = width * (i % columns) + 8, height * (i // columns) + 90
+        step = (width - 28) / len(share)
+        parts.append(_text(left, base - 72, row.name, "start", "name", 15))
+        parts.append(_text(left + step * len(share), base - 72, f"{100 * share[0]:.0f} % first", "end", "small"))
+        for place, value in enumerate(share):
+            tall = 62 * value / top
+            kind = "missed" if place == len(share) - 1 else row.role
+            label = "missed" if place == len(share) - 1 else f"place {place + 1}"
+            parts.append(
+                f'<rect class="bar {kind}" x="{left + step * place + 1:.1f}" y="{base - tall:.1f}" '
+                f'width="{step - 2:.1f}" height="{tall:.1f}"><title>{label}: {100 * value:.1f} %</title></rect>'
+            )
+        end = left + step * len(share)
+        parts.append(f'<line class="axis" x1="{left:.1f}" x2="{end:.1f}" y1="{base}" y2="{base}"/>')
+        parts += [
+            _text(left + step * (place + 0.5), base + 13, label, "middle", "small")
+            for place, label in ((0, "1"), (4, "5"), (9, "10"))
+        ]
+    return _svg("Where the positive ended up", height * math.ceil(len(rows) / columns), parts)
+
+
+def _ticks(top: float) -> list[float]:
+    """Round tick values from 0 to at least `top`."""
+    if top <= 0:
+        return [0.0, 1.0]
+    rough = top / 5
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
+    return [step * i for i in range(math.ceil(top / step - 1e-9) + 1)]
+
+
+def _grid(ticks: Sequence[float], x: Callable[[float], float], top: float, bottom: float) -> list[str]:
+    parts = []
+    for tick in ticks:
+        at = x(tick)
+        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>')
+        parts.append(_text(at, bottom + 14, f"{tick:g}", "middle", "small"))
+    return parts
+
+
+def _name(row: RowResult, y: float) -> str:
+    return _text(LEFT - 12, y + 4, row.name, "end", "name")
+
+
+def _text(x: float, y: float, text: str, anchor: str, kind: str, longest: int = 24) -> str:
+    shown = text if len(text) <= longest else text[: longest - 1] + "…"
+    title = f"<title>{escape(text)}</title>" if shown != text else ""
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(shown)}{title}</text>'
+
+
+def _svg(title: str, height: float, parts: Sequence[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
+        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
+    )

@@ -1,0 +1,134 @@
+"""Writes what a run found: tables on the screen, `report.md`, `report.html` and `results.json`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table as ScreenTable
+from rich.text import Text
+
+from benchmarks.analysis import TrackResult
+from benchmarks.page import page
+from benchmarks.records import write_text
+from benchmarks.tables import MARKS, Table, main_table, remarks, supplements
+
+PACKAGES = ("agentrec-env", "gymnasium", "numpy", "scipy", "torch", "lightgbm", "bm25s", "polars")
+
+NOTES = (
+    "Intervals are 95 % paired bootstrap intervals (percentile, 10,000 resamples of tasks, the same for all rows; rows "
+    "with several seeds resample their seeds as well). p values come from a paired randomisation (sign-flip) test of "
+    "the mean difference with 50,000 sign patterns, on values averaged over seeds, corrected by Holm over the rows "
+    "(or pairs) of one table. d_z is the mean difference over the standard deviation of the differences.",
+    "The best baseline is chosen on the same tasks that it is compared on, which favours it slightly.",
+    "A list holds at most ten items: an item that is not among them counts as missed, for mrr too. Episodes without a "
+    "valid list count 0. Agents that rank by scores break ties at random, never by the order of the candidates.",
+    "ms is wall time an episode, environment and tools included, with the machine and processes named below; the time "
+    "to fit is in the table of seeds. Sampled pools rank methods differently from the whole catalogue (Krichene & "
+    "Rendle, KDD 2020): read the tracks side by side.",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is written about a run."""
+
+    results: Sequence[TrackResult]
+    facts: Mapping[str, str]
+    """What is known of the run itself: command, versions, commit, times."""
+    title: str = "AgentRec: recommenders compared"
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the three files, each whole; returns their paths."""
+        texts = {
+            "report.md": markdown(self),
+            "report.html": page(self.title, self.results, NOTES, self.facts),
+            "results.json": to_json(self),
+        }
+        for name, text in texts.items():
+            write_text(folder / name, text)
+        return [folder / name for name in texts]
+
+    def show(self, console: Console) -> None:
+        """Print the main tables and what must not be missed."""
+        for result in self.results:
+            console.print()
+            console.print(Text(result.protocol, style="dim"))
+            if result.rows:
+                console.print(_screen(main_table(result)))
+            for remark in remarks(result):
+                console.print(Text(f"  {remark}"))
+            for control in result.controls:
+                if control.p < 0.01:
+                    console.print(Text(f"  {control.name} does not score as chance: look for a leak", style="bold red"))
+        console.print(Text(f"\n{MARKS} Intervals and tests: see report.md.", style="dim"))
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown."""
+    parts = [f"# {_plain(report.title)}"]
+    for result in report.results:
+        parts += [f"## {_plain(result.dataset)} · {_plain(result.track)}", _plain(result.protocol)]
+        if result.rows:
+            parts += [_pipes(main_table(result)), MARKS.replace("*", "\\*")]
+        parts += [f"- {_plain(remark)}" for remark in remarks(result)]
+        for table in supplements(result):
+            parts += [f"### {_plain(table.caption)}", _pipes(table)]
+    parts += ["## Methods", *NOTES, "## Run"]
+    parts.append("\n".join(f"- {name}: {_plain(value)}" for name, value in report.facts.items()))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_json(report: Report) -> str:
+    """All numbers as JSON; numbers that do not exist (the spread of one seed) are null."""
+    document = {"title": report.title, "run": dict(report.facts), "results": list(report.results)}
+    return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide the numbers."""
+    found: dict[str, str] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _screen(table: Table) -> ScreenTable:
+    styles = {"control": "dim", "baseline": "", "agent": "bold"}
+    screen = ScreenTable(title=Text(table.caption), title_justify="left", box=None, pad_edge=False)
+    for i, column in enumerate(table.columns):
+        screen.add_column(Text(column), justify="right" if i else "left", no_wrap=True)
+    for role, line in zip(table.roles, table.lines, strict=True):
+        # Intervals would not fit on a terminal; half the width of the interval says as much there.
+        screen.add_row(*(Text(cell.text + _half(cell.note)) for cell in line), style=styles.get(role, ""))
+    return screen
+
+
+def _half(note: str) -> str:
+    bounds = re.fullmatch(r"\[(.+), (.+)\]", note)
+    if not bounds:
+        return ""
+    low, high = (float(bound.replace("−", "-")) for bound in bounds.groups())
+    return f" ±{(high - low) / 2:.3f}".replace("0.", ".")
+
+
+def _pipes(table: Table) -> str:
+    head = "| " + " | ".join(map(_plain, table.columns)) + " |"
+    rule = "|" + "|".join(":--" if i == 0 else "--:" for i in range(len(table.columns))) + "|"
+    lines = [
+        "| " + " | ".join(_plain(f"{cell.text} {cell.note}".strip()) for cell in line) + " |" for line in table.lines
+    ]
+    return "\n".join([head, rule, *lines])
+
+
+def _plain(text: str) -> str:
+    """Text from data and agents with nothing left that Markdown or HTML would act on."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,296 @@
+"""Compare recommenders in the environment: `python benchmarks/run_all.py`.
+
+Plays every row of the suite on every track of each dataset, keeps each task's result, and writes report.md, report.html
+and results.json. Started again with the same options it goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks import analysis, runner
+from benchmarks.records import Block, Folder, Place
+from benchmarks.report import Report, versions
+from benchmarks.runner import Unit, Update
+from benchmarks.suite import DEFAULT, SIZES, Row, Size, Suite, Track, slug
+
+ROOT = Path(__file__).resolve().parents[1]
+PLAIN_EVERY = 5.0
+"""Seconds between progress lines where the output is no terminal."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One dataset on one track: its protocol, its tasks, and the units to play."""
+
+    dataset: str
+    track: Track
+    protocol: str
+    settings: dict[str, Any]
+    units: tuple[Unit, ...]
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="run_all.py",
+        description=(__doc__ or "").splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--dataset", action="append", metavar="NAME|PATH", help="what to load, repeatable (default: synthetic)"
+    )
+    parser.add_argument("--split", default="temporal", help="temporal or leave_one_out")
+    parser.add_argument(
+        "--agent", action="append", default=[], metavar="NAME|MODULE:ATTR", help="add a row, repeatable"
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these rows or tracks of the suite alone")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="200 tasks, one seed: about two minutes")
+    size.add_argument("--full", action="store_true", help="every test task, five seeds")
+    parser.add_argument("--tasks", type=int, help="test tasks a row and track")
+    parser.add_argument("--seed", type=int, default=0, help="of pools, agents and resampling")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; 0 plays in this one")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
+    parser.add_argument("--redo", nargs="+", default=[], metavar="ROW", help="forget the results of these rows first")
+    parser.add_argument("--list", action="store_true", help="print rows and tracks and stop")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the comparison; 0 where every row has its results, 1 where some failed, 2 for a wrong command line."""
+    options = parse_arguments(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    if options.list:
+        _list(console)
+        return 0
+    # One thread a process, set before any worker loads its libraries: the same sums in the same order on any --jobs.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where a user keeps the module of --agent module:attribute
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        size = SIZES["quick" if options.quick else "full" if options.full else "default"]
+        suite = DEFAULT.with_agents(options.agent).only([*options.only, *(options.agent if options.only else [])])
+        _check_agents(suite.rows)
+        folder = Folder(options.out)
+        plans = [plan for source in options.dataset or ["synthetic"] for plan in _plan(source, options, suite, size)]
+        folder.claim(_settings(options, size, plans))
+    except (ValueError, LookupError, OSError) as error:
+        print(f"run_all.py: {error}", file=sys.stderr)
+        return 2
+    units = [unit for plan in plans for unit in plan.units]
+    for unit in units:
+        if unit.row.name in options.redo:
+            folder.forget(unit.place)
+    begin = time.time()
+    try:
+        errors = _play(units, folder, options.jobs, console)
+    except KeyboardInterrupt:
+        console.print("\nStopped. Finished blocks are kept: the same command goes on from here.")
+        return 130
+    results = [_analyse(plan, folder, errors, options.seed) for plan in plans]
+    report = Report(results, _facts(options, size, arguments, time.time() - begin))
+    report.show(console)
+    for path in report.write(options.out):
+        console.print(f"wrote {path}", highlight=False)
+    return 1 if any(result.missing for result in results) else 0
+
+
+def _plan(source: str, options: argparse.Namespace, suite: Suite, size: Size) -> Iterator[Plan]:
+    name = Path(source).name or source
+    for track in suite.tracks:
+        world = runner.open_world(source, options.split, options.seed, track)
+        available = world.num_tasks("test")
+        wanted = options.tasks or size.tasks or available
+        if wanted < 1:
+            raise ValueError(f"--tasks {wanted}: at least one task is needed")
+        count = min(available, max(1, round(wanted * track.share)))
+        chosen = np.random.default_rng([options.seed, 1]).permutation(available)[:count]
+        tasks = tuple(sorted(chosen.tolist()))
+        again = tuple(sorted(chosen[: min(count, size.reorder_tasks)].tolist()))
+
+        def unit(row: Row, seed: int, order: int, tasks: tuple[int, ...], track: Track = track) -> Unit:
+            return Unit(name, source, options.split, options.seed, track, row, options.seed + seed, order, tasks)
+
+        # Rows that are trained come first, so that no process ends with one; seeds side by side share no cache.
+        rows = sorted(suite.rows, key=lambda row: row.seed_argument is None)
+        units = [unit(row, seed, 0, tasks) for row in rows for seed in range(min(row.seeds, size.seeds))]
+        units += [unit(row, 0, order + 1, again) for row in rows for order in range(track.reorders)]
+        protocol = (
+            f"{world.protocol}; {count:,} of {available:,} test tasks; lists of {analysis.LIST}; AgentRec-Amazon-v0"
+        )
+        settings = {"world": world.key, "env": dict(track.env), "tasks": count, "reorder_tasks": len(again)}
+        yield Plan(name, track, protocol, settings, tuple(units))
+
+
+def _settings(options: argparse.Namespace, size: Size, plans: Sequence[Plan]) -> dict[str, Any]:
+    run = {
+        "agentrec-env": versions().get("agentrec-env", "unknown"),
+        "split": options.split,
+        "seed": options.seed,
+        "block": runner.BLOCK,
+    }
+    tracks = {f"{plan.dataset}/{plan.track.name}": plan.settings for plan in plans}
+    if len(tracks) < len(plans):
+        raise ValueError("two datasets have the same name; compare them in two runs with two --out folders")
+    return json.loads(json.dumps({"run": run, "tracks": tracks}))  # as it will be read back
+
+
+def _play(units: Sequence[Unit], folder: Folder, jobs: int, console: Console) -> dict[Place, str]:
+    """Play all units and show progress; errors of units that have no complete results."""
+    held = {unit.place: sum(len(b.tasks) for b in folder.finished(unit.place, unit.blocks) if b) for unit in units}
+    missing = [unit for unit in units if held[unit.place] < len(unit.tasks)]
+    total, done = sum(len(unit.tasks) for unit in units), sum(held.values())
+    if done:
+        console.print(f"Going on: {done:,} of {total:,} episodes are there already.", highlight=False)
+    errors: dict[Place, str] = {}
+    with _Display(console, total - done) as display:
+        for update in runner.run(missing, folder, jobs):
+            held[update.unit.place] += update.tasks
+            if update.error:
+                errors[update.unit.place] = update.error
+                (folder.path / "errors").mkdir(exist_ok=True)
+                log = folder.path / "errors" / f"{slug(update.unit.label)}.txt"
+                log.write_text(update.trace or update.error, encoding="utf-8")
+                left = len(update.unit.tasks) - held[update.unit.place]
+                display.advance(update, skipped=left, message=f"{update.unit.label} failed: {update.error} (see {log})")
+            else:
+                display.advance(update)
+    return errors
+
+
+class _Display:
+    """A progress bar with the time left on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console = console
+        self._total = total
+        self._done = 0
+        self._begin = self._said = time.monotonic()
+        self._progress: Progress | None = None
+        if console.is_terminal:
+            columns = (
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self._progress = Progress(*columns, TextColumn("{task.description}", markup=False), console=console)
+            self._task = self._progress.add_task("", total=total)
+
+    def __enter__(self) -> _Display:
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def advance(self, update: Update, skipped: int = 0, message: str = "") -> None:
+        """Count played (or given up) episodes; `message` is printed whatever the display."""
+        self._done += update.tasks + skipped
+        if message:
+            self._console.print(message, style="red", markup=False, highlight=False)
+        if self._progress:
+            self._progress.update(self._task, advance=update.tasks + skipped, description=update.unit.label)
+        elif time.monotonic() - self._said > PLAIN_EVERY or self._done == self._total:
+            self._said = time.monotonic()
+            elapsed = self._said - self._begin
+            left = elapsed * (self._total - self._done) / max(self._done, 1)
+            news = f"{self._done:,} of {self._total:,} episodes, {elapsed:.0f} s, about {left:.0f} s left"
+            self._console.print(f"{news}: {update.unit.label}", highlight=False, markup=False)
+
+
+def _analyse(plan: Plan, folder: Folder, errors: dict[Place, str], seed: int) -> analysis.TrackResult:
+    rows: dict[str, Row] = {}
+    seeds: dict[str, dict[int, list[Block]]] = {}
+    orders: dict[str, list[Block]] = {}
+    missing: dict[str, str] = {}
+    for unit in plan.units:
+        blocks = [block for block in folder.finished(unit.place, unit.blocks) if block]
+        if len(blocks) < len(unit.blocks):
+            missing[unit.label] = errors.get(unit.place, "some of its blocks are missing")
+        elif unit.order:
+            orders[unit.row.name] = blocks
+        else:
+            rows[unit.row.name] = unit.row
+            seeds.setdefault(unit.row.name, {})[unit.seed] = blocks
+    played = [analysis.Played(row, seeds[name], orders.get(name, ())) for name, row in rows.items()]
+    rng = np.random.default_rng([seed, 2])
+    return analysis.analyse(plan.dataset, plan.track, plan.protocol, played, missing, rng)
+
+
+def _check_agents(rows: Sequence[Row]) -> None:
+    from agents import AGENTS
+
+    for row in rows:
+        if row.agent not in AGENTS:
+            AGENTS.get(row.agent)
+
+
+def _facts(options: argparse.Namespace, size: Size, arguments: Sequence[str] | None, seconds: float) -> dict[str, str]:
+    given = sys.argv[1:] if arguments is None else arguments
+    facts = {
+        "command": shlex.join(["python", "benchmarks/run_all.py", *given]),
+        "size": size.name,
+        "processes": str(options.jobs),
+        "wall time of this start": f"{seconds:.0f} s",
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "commit": _commit(),
+    }
+    return {name: value for name, value in (facts | versions()).items() if value}
+
+
+def _commit() -> str:
+    try:
+        git = ["git", "-C", str(ROOT)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return commit.stdout.strip() + (" with local changes" if changed.stdout.strip() else "")
+
+
+def _list(console: Console) -> None:
+    console.print("Rows:")
+    for row in DEFAULT.rows:
+        console.print(f"  {row.name:12} {row.role:9} {row.seeds} seed{'s' if row.seeds > 1 else ''}", highlight=False)
+    console.print("Tracks:")
+    for track in DEFAULT.tracks:
+        console.print(f"  {track.name:12} {track.title}", highlight=False)
+    console.print("Sizes:")
+    for size in SIZES.values():
+        tasks = f"{size.tasks:,}" if size.tasks else "all"
+        console.print(f"  {size.name:12} {tasks} test tasks, at most {size.seeds} seeds a row", highlight=False)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
