@@ -121,10 +121,10 @@ def call_tool(tool: Tool, view: View, arguments: object, timeout: float = TIMEOU
 
     A guarded tool (every plug-in, unless its author says otherwise) runs on a worker thread, kept for the next call.
     One that does not return in time is given up: the model gets a :class:`ToolError` and the thread is left behind as a
-    daemon, because Python cannot stop a thread; once ``MAX_STUCK`` calls of a tool hang, further ones are refused. A tool
-    that holds the interpreter lock for ever in C code cannot be guarded against inside one process. The built-in tools
-    do bounded work and run inline, where a time-out could only throw away an answer that is already there, so they have
-    none and their output does not depend on the clock.
+    daemon, because Python cannot stop a thread; once ``MAX_STUCK`` calls of a tool hang, further ones are refused. A
+    tool that holds the interpreter lock for ever in C code cannot be guarded against inside one process. The built-in
+    tools do bounded work and run inline, where a time-out could only throw away an answer that is already there, so
+    they have none and their output does not depend on the clock.
 
     Args:
         tool: the tool.

@@ -1,4 +1,4 @@
-"""From a typed, documented Python function to the JSON schema that a model reads, and the check of what the model wrote.
+"""From a typed, documented Python function to the JSON schema that a model reads, and the check of what it wrote.
 
 The schema is the one of ``transformers.utils.get_json_schema`` for the same function without its ``view`` parameter (a
 test compares the two), made here without transformers, which the environment does not need.
