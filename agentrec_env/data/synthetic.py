@@ -1,8 +1,8 @@
-"""The embedded world: an Amazon-like shop with planted tastes and a known choice model, so that the best possible ranking is computable.
+"""The embedded world: an Amazon-like shop with planted tastes and a known choice model.
 
-It is the default dataset, the ceiling row of every table, and the source of McAuley-2023 files of any size for tests and speed scripts.
-People differ in what moves them (categories, brands, the crowd, complements, or a latent style that no metadata shows), so no single
-signal serves everyone.
+It is the default dataset, the ceiling row of every table (the best possible ranking is computable), and the source of
+McAuley-2023 files of any size. People differ in what moves them (categories, brands, the crowd, complements, or a
+latent style that no metadata shows), so no single signal serves everyone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,10 +77,10 @@ class SyntheticChoices:
     def utilities(self, row: int, items: NDArray[np.int64]) -> NDArray[np.float64]:
         """True log weight of choosing each of `items` (float64 [C]) for the user of dataset row `row`, just before it.
 
-        These are log probabilities over the world's catalogue, so P(choice = c | pool) ∝ exp(utility). Where the pool is the
-        choice and negatives drawn uniformly, the Bayes-optimal order is by utility; where a negative c is drawn with
-        probability q(c), it is by utility − log q(c), because a likely negative is weaker evidence of being the choice.
-        What the user owns already, or what is not on sale yet, has a weight of practically zero.
+        These are log probabilities over the world's catalogue, so P(choice = c | pool) ∝ exp(utility). Where the pool is
+        the choice and negatives drawn uniformly, the Bayes-optimal order is by utility; where a negative c is drawn
+        with probability q(c), it is by utility − log q(c): the pool is then likely to hold c whatever was chosen.
+        What the user owns already or what is not on sale yet is far down (about -1000), but finite.
 
         Raises:
             IndexError: no such row or item.
@@ -107,8 +106,8 @@ class SyntheticChoices:
 class SyntheticWorld:
     """A shop, its customers and all they bought in a year; make one with :func:`make_world`.
 
-    Nothing but the catalogue's numbers (O(items)) is held: customers come in blocks of `USER_BLOCK`, drawn anew and equal
-    on each pass. `dataset` holds everything in memory; `write` streams.
+    Nothing but the catalogue's numbers (O(items)) is held: customers come in blocks of `USER_BLOCK`, drawn anew and
+    equal on each pass. `dataset` holds everything in memory; `write` streams.
     """
 
     num_users: int
@@ -132,9 +131,7 @@ class SyntheticWorld:
         for step in range(int(length[0])):
             active = np.arange(np.count_nonzero(length > step))
             now = time[active, step]
-            moments = Moments(
-                people.take(active), now, owned[active, :step], now[:, None] - time[active, :step]
-            )
+            moments = Moments(people.take(active), now, owned[active, :step], now[:, None] - time[active, :step])
             owned[active, step] = choice.draw(moments, rng)
         bought = np.arange(MAX_LENGTH) < length[:, None]
         shuffled = rng.permutation(count)
@@ -160,9 +157,7 @@ class SyntheticWorld:
             user, item, time, everything, kept,
         )  # fmt: skip
         user_ids = [user_id(self.seed, number) for number in range(self.num_users)]
-        return Dataset.build(
-            "synthetic", self._items(kept), user_ids, user, compact, rating, time, choice_model=model
-        )
+        return Dataset.build("synthetic", self._items(kept), user_ids, user, compact, rating, time, choice_model=model)
 
     def _items(self, kept: NDArray[np.int64]) -> Items:
         wanted = np.zeros(self.catalogue.num_items, dtype=bool)
@@ -174,14 +169,14 @@ class SyntheticWorld:
             brands=[page.store for page in pages],
             categories=[page.categories for page in pages],
             prices=np.array([np.nan if page.price is None else page.price for page in pages]),
-            descriptions=["\n".join((*page.features, *page.description)) for page in pages],
+            descriptions=["\n".join((*page.description, *page.features)) for page in pages],
         )
 
     def write(self, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
         """Stream the world to `reviews.jsonl.gz` and `meta.jsonl.gz` (McAuley-2023 fields) in `folder`.
 
-        Equal worlds give equal bytes. Memory stays O(items) however many reviews there are; a file appears under its name
-        only when it is whole. `meta` lists all items, with those that nobody bought.
+        Equal worlds give equal bytes. Memory stays O(items) however many reviews there are; a file appears under its
+        name only when it is whole. `meta` lists all items, also those that nobody bought.
         """
         from agentrec_env.data.synthetic_files import write_world
 

@@ -1,7 +1,7 @@
 """The shop of the embedded world: what each item is, what the shop says of it, and what only the choice model knows.
 
-Hidden facts (style, trend, launch, partners) are numpy arrays that cost O(items); names and texts are made from blocks of items on
-demand, so that a catalogue of a million items never has to sit in memory as Python objects.
+Hidden facts (style, trend, launch, partners) are numpy arrays that cost O(items); names and texts are made from blocks
+of items on demand, so that a catalogue of a million items never has to sit in memory as Python objects.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NUM_LEAVES = len(LEAVES)
 NUM_STYLES = 8
 """Latent styles: who buys what across categories; no field of an item tells its style."""
 SHELF_SIZE = 256
-"""Most items on one shelf. A leaf category with more is cut into shelves, which keeps one choice cheap at any catalogue size."""
+"""Most items on one shelf. A leaf category with more is cut into shelves, which keeps a choice cheap at any size."""
 MIN_LEAF = 10
 TEXT_BLOCK = 4096
 
@@ -109,6 +109,20 @@ class Catalogue:
         return len(self.leaf)
 
     @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """[L] items of each leaf."""
+        return np.bincount(self.leaf, minlength=NUM_LEAVES)
+
+    @cached_property
+    def department_brands(self) -> list[NDArray[np.int64]]:
+        """Brands of each department, largest first."""
+        items = np.bincount(self.brand)
+        largest = np.argsort(-items, kind="stable")[: np.count_nonzero(items)]
+        home = np.zeros(len(items), dtype=np.int64)
+        home[self.brand] = LEAF_DEPARTMENT[self.leaf]
+        return [largest[home[largest] == number] for number in range(len(DEPARTMENTS))]
+
+    @cached_property
     def stock(self) -> NDArray[np.int64]:
         """[L] items of each leaf that are there from the start."""
         return np.bincount(self.leaf[self.launch < 0], minlength=NUM_LEAVES)
@@ -117,8 +131,8 @@ class Catalogue:
     def shelf_share(self) -> NDArray[np.float64]:
         """[S] log share of each shelf within its leaf."""
         size = (self.shelves >= 0).sum(axis=1)
-        shelf_leaf = self.leaf[self.shelves[:, 0]]
-        return np.log(size) - np.log(np.bincount(self.leaf, minlength=NUM_LEAVES))[shelf_leaf]
+        share: NDArray[np.float64] = np.log(size / self.sizes[self.leaf[self.shelves[:, 0]]])
+        return share
 
     def texts(self) -> Iterator[ItemText]:
         """The pages of all items in order, made block by block; equal on every call."""
@@ -230,7 +244,7 @@ def _brands(leaf: NDArray[np.int64], rng: np.random.Generator) -> tuple[NDArray[
         members = np.flatnonzero(LEAF_DEPARTMENT[leaf] == department)
         count = max(10, round(1.8 * len(members) ** 0.5))
         weight = np.arange(1, count + 1) ** -0.7
-        for number in np.flatnonzero(LEAF_DEPARTMENT == department):
+        for number in np.flatnonzero(department == LEAF_DEPARTMENT):
             sells = rng.random(count) < 0.5
             sells[rng.integers(count)] = True
             here = members[leaf[members] == number]
@@ -257,9 +271,7 @@ def _shelves(
     return shelf, place, shelves, first
 
 
-def _partners(
-    leaf: NDArray[np.int64], appeal: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _partners(leaf: NDArray[np.int64], appeal: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
     order = np.argsort(leaf, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(leaf, minlength=NUM_LEAVES))[:-1])
     partners = np.empty((len(leaf), 4), dtype=np.int64)

@@ -1,7 +1,8 @@
 """Who chooses what in the embedded world: people's hidden tastes, and the exact probability of each choice.
 
-One choice is nested: a leaf category by softmax, a shelf of it by its share of the leaf, an item of the shelf by softmax. Each step is
-exact and costs O(leaves + shelf size), whatever the size of the catalogue, and the log probability of any item is a sum of three terms.
+One choice is nested: a leaf category by softmax, a shelf of it by its share of the leaf, an item of the shelf by
+softmax. Each step is exact and costs O(leaves + shelf size), whatever the size of the catalogue, and the log
+probability of any item is a sum of three terms.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SPAN = 365 * 86_400_000
 RECENT = 8
 """How many latest items form the session that interest and complements look back on."""
 IMPOSSIBLE = -1000.0
-"""Log weight of what is not on sale yet or owned already: finite, so that differences of utilities stay numbers."""
+"""Log weight of what is not on sale yet or owned already: finite, so that differences of utilities are numbers."""
 USER_BLOCK = 1024
 MAX_LENGTH = 40
 _FAVOURITES = 2
@@ -69,7 +70,7 @@ class People:
     """Hidden facts of U users; no reader of the dataset can see them."""
 
     weight: NDArray[np.float64]
-    """[U, 5] how much a user follows taste, brand, crowd, complement and style; mean 1, so users differ in what helps."""
+    """[U, 5] how much a user follows taste, brand, crowd, complement and style; mean 1, so people differ."""
     taste: NDArray[np.float64]
     """[U, 2, L] log preference over leaf categories before and after the drift."""
     drift: NDArray[np.float64]
@@ -98,20 +99,15 @@ def make_people(catalogue: Catalogue, count: int, rng: np.random.Generator) -> P
     style /= style.sum(axis=1, keepdims=True)
     weight = 0.25 + 0.75 * 5 * rng.dirichlet(np.full(5, 0.6), count)
     taste = (
-        1.5 * rng.standard_normal((count, 2, len(DEPARTMENTS)))[..., LEAF_DEPARTMENT]
-        + 0.9 * rng.standard_normal((count, 2, _NUM_AISLES))[..., LEAF_AISLE]
-        + 0.7 * rng.standard_normal((count, 2, NUM_LEAVES))
+        0.9 * rng.standard_normal((count, 2, len(DEPARTMENTS)))[..., LEAF_DEPARTMENT]
+        + 0.55 * rng.standard_normal((count, 2, _NUM_AISLES))[..., LEAF_AISLE]
+        + 0.4 * rng.standard_normal((count, 2, NUM_LEAVES))
     )
-    taste[:, 1] = 0.6 * taste[:, 0] + 0.8 * taste[:, 1]
-    taste += 0.8 * (style @ loading)[:, None]
-    large = np.argsort(-np.bincount(catalogue.brand), kind="stable")
-    department = LEAF_DEPARTMENT[catalogue.leaf[np.unique(catalogue.brand, return_index=True)[1]]]
-    known = np.unique(catalogue.brand)
-    of_brand = np.full(len(large), -1)
-    of_brand[known] = department
+    taste[:, 1] = 0.8 * taste[:, 0] + 0.6 * taste[:, 1]
+    taste += 0.5 * (style @ loading)[:, None]
     favourites = np.empty((count, len(DEPARTMENTS), _FAVOURITES), dtype=np.int64)
     for number in range(len(DEPARTMENTS)):
-        brands = large[of_brand[large] == number]
+        brands = catalogue.department_brands[number]
         share = np.arange(1, len(brands) + 1) ** -0.5
         favourites[:, number] = rng.choice(brands, size=(count, _FAVOURITES), p=share / share.sum())
     return People(weight, taste, rng.uniform(0.1, 1.1, count), style, 0.8 * rng.standard_normal(count), favourites)
@@ -166,11 +162,11 @@ class Choice:
         interest = _tally(leaf, weight, NUM_LEAVES)
         aisle = _tally(LEAF_AISLE[leaf], weight, _NUM_AISLES)
         wanted = sum(_tally(side, weight, NUM_LEAVES) for side in np.moveaxis(LEAF_PARTNERS[leaf], -1, 0))
-        score += strengths.session * (1.2 * interest + 0.4 * aisle[:, LEAF_AISLE])
-        score += 1.2 * strengths.complement * people.weight[:, 3:4] * np.minimum(wanted, 1.5)
+        score += strengths.session * (1.1 * interest + 0.35 * aisle[:, LEAF_AISLE])
+        score += 0.6 * strengths.complement * people.weight[:, 3:4] * np.minimum(wanted, 1.5)
         held = _tally(world.leaf[moments.owned], (moments.owned >= 0).astype(np.float64), NUM_LEAVES)
         score += np.where(2 * held >= world.stock, IMPOSSIBLE, 0.0)  # sated: a shelf never runs empty
-        return score - _log_sum(score)
+        return _log_softmax(score)
 
     def shelf_log_probability(self, moments: Moments, shelf: NDArray[np.int64]) -> NDArray[np.float64]:
         """float64 [B, M]: log probability of each place, given that moment b looks at `shelf[b]`; -inf past its end."""
@@ -180,10 +176,11 @@ class Choice:
         clock = moments.clock[:, None]
         height, peak, width = np.moveaxis(world.trend[items], -1, 0)
         wave = height * np.exp(-0.5 * ((clock - peak) / width) ** 2)
-        score = strengths.crowd * (0.15 + 0.85 * people.weight[:, 2:3]) * (world.appeal[items] + wave)
-        score -= 0.8 * strengths.price * (world.band[items] - people.band[:, None]) ** 2
+        score = 0.42 * strengths.crowd * (0.15 + 0.85 * people.weight[:, 2:3]) * (world.appeal[items] + wave)
+        score -= strengths.price * (world.band[items] - people.band[:, None]) ** 2
         score += strengths.quality * world.quality[items]
-        score += 5.0 * strengths.style * people.weight[:, 4:5] * np.einsum("bmk,bk->bm", world.style[items], people.style)
+        match = np.einsum("bmk,bk->bm", world.style[items], people.style)
+        score += 3.0 * strengths.style * people.weight[:, 4:5] * match
 
         brand = world.brand[items]
         favourites = people.favourites[line, LEAF_DEPARTMENT[world.leaf[items[:, 0]]]]
@@ -191,17 +188,17 @@ class Choice:
         recent, weight = (part[:, :4] for part in moments.recent)
         for step in range(recent.shape[1]):
             liking += 0.8 * weight[:, step, None] * (brand == world.brand[recent[:, step]][:, None])
-        score += 1.2 * strengths.brand * people.weight[:, 1:2] * np.minimum(liking, 3.0)
+        score += 1.85 * strengths.brand * people.weight[:, 1:2] * np.minimum(liking, 3.0)
         partners = world.partners[recent]
         lines, steps, sides = np.nonzero((world.shelf[partners] == shelf[:, None, None]) & (weight > 0)[:, :, None])
-        lift = 3.0 * strengths.complement * people.weight[lines, 3] * np.sqrt(weight[lines, steps])
+        lift = 1.6 * strengths.complement * people.weight[lines, 3] * np.sqrt(weight[lines, steps])
         np.add.at(score, (lines, world.place[partners[lines, steps, sides]]), lift)
 
         score += np.where(world.launch[items] > clock, IMPOSSIBLE, 0.0)
         lines, steps = np.nonzero((world.shelf[moments.owned] == shelf[:, None]) & (moments.owned >= 0))
         score[lines, world.place[moments.owned[lines, steps]]] += IMPOSSIBLE
         score[items < 0] = -np.inf
-        return score - _log_sum(score)
+        return _log_softmax(score)
 
     def draw(self, moments: Moments, rng: np.random.Generator) -> NDArray[np.int64]:
         """int64 [B]: one item for each moment, drawn from the model."""
@@ -209,11 +206,12 @@ class Choice:
         by_leaf = self.leaf_log_probability(moments)
         leaf = np.argmax(by_leaf + rng.gumbel(size=by_leaf.shape), axis=1)
         first, last = world.leaf_shelves[leaf], world.leaf_shelves[leaf + 1]
-        counts = np.bincount(world.leaf, minlength=NUM_LEAVES)[leaf]
+        counts = world.sizes[leaf]
         rank = rng.integers(0, counts)  # a shelf's share is its share of the leaf's items
         shelf = first + rank * (last - first) // counts
         by_place = self.shelf_log_probability(moments, shelf)
-        return world.shelves[shelf, np.argmax(by_place + rng.gumbel(size=by_place.shape), axis=1)]
+        items: NDArray[np.int64] = world.shelves[shelf, np.argmax(by_place + rng.gumbel(size=by_place.shape), axis=1)]
+        return items
 
     def log_probability(self, moments: Moments, items: NDArray[np.int64]) -> NDArray[np.float64]:
         """float64 [C]: log probability of each of `items` at one moment (B = 1)."""
@@ -221,7 +219,9 @@ class Choice:
         shelf, where = np.unique(world.shelf[items], return_inverse=True)
         by_place = self.shelf_log_probability(moments.repeated(len(shelf)), shelf)
         by_leaf = self.leaf_log_probability(moments)[0]
-        return by_leaf[world.leaf[items]] + world.shelf_share[shelf[where]] + by_place[where, world.place[items]]
+        total: NDArray[np.float64] = by_leaf[world.leaf[items]] + world.shelf_share[shelf[where]]
+        total += by_place[where, world.place[items]]
+        return total
 
     def rate(self, people: People, items: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:
         """float64 [B]: the stars that each of `people` gives their item: taste match, quality and noise."""
@@ -233,18 +233,20 @@ class Choice:
             4.2 + 1.1 * world.quality[items] + 1.2 * match + 0.4 * liked
             - 0.2 * (world.band[items] - people.band) ** 2 + 1.1 * rng.standard_normal(len(items))
         )  # fmt: skip
-        return np.clip(np.round(stars), 1.0, 5.0)
+        whole: NDArray[np.float64] = np.clip(np.round(stars), 1.0, 5.0)
+        return whole
 
 
-def _tally(
-    columns: NDArray[np.int64], weight: NDArray[np.float64], width: int
-) -> NDArray[np.float64]:
+def _tally(columns: NDArray[np.int64], weight: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """float64 [B, width]: the weights [B, R] summed by line and column."""
     lines = np.arange(len(columns))[:, None] * width
-    flat = np.bincount((lines + columns).ravel(), weight.ravel(), minlength=len(columns) * width)
+    flat: NDArray[np.float64] = np.bincount(
+        (lines + columns).ravel(), weight.ravel(), minlength=len(columns) * width
+    ).astype(np.float64)
     return flat.reshape(len(columns), width)
 
 
-def _log_sum(score: NDArray[np.float64]) -> NDArray[np.float64]:
-    top = score.max(axis=1, keepdims=True)
-    return top + np.log(np.exp(score - top).sum(axis=1, keepdims=True))
+def _log_softmax(score: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted: NDArray[np.float64] = score - score.max(axis=1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted

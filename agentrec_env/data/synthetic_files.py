@@ -91,14 +91,12 @@ def _reviews(world: SyntheticWorld, block: Histories) -> list[dict[str, Any]]:
     return records
 
 
-def _write_meta(
-    world: SyntheticWorld, file: IO[bytes], count: NDArray[np.int64], stars: NDArray[np.float64]
-) -> None:
+def _write_meta(world: SyntheticWorld, file: IO[bytes], count: NDArray[np.int64], stars: NDArray[np.float64]) -> None:
     encoder = msgspec.json.Encoder()
     for item, page in enumerate(world.catalogue.texts()):
         number = int(count[item])
         unknown_price = "None" if item % 3 == 0 else None  # the dump writes a missing price both ways
-        record = {
+        record: dict[str, Any] = {
             "main_category": page.main_category,
             "title": page.title,
             "average_rating": round(float(stars[item]) / number, 1) if number else None,

@@ -1,7 +1,7 @@
 """Vocabulary of the embedded world: departments, category paths, product nouns, attributes and brand syllables.
 
-Everything an item of `agentrec_env.data.synthetic` can be called comes from here, so that titles read like a shop's and a new
-department is one more entry in a table. Brand names are put together from syllables and name no existing company on purpose.
+Everything an item of ``agentrec_env.data.synthetic`` can be called comes from here, so that titles read like a shop's
+and a new department is one more entry in a table. Brand names are put together from syllables and mean no company.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ def _leaf(path: str, nouns: str, kinds: str, specs: str, price: float, goes_with
     def words(text: str, mark: str) -> tuple[str, ...]:
         return tuple(word.strip() for word in text.split(mark))
 
-    return Leaf(
-        words(path, ">"), words(nouns, "|"), words(kinds, "|"), words(specs, "|"), price, words(goes_with, "|")
-    )
+    return Leaf(words(path, ">"), words(nouns, "|"), words(kinds, "|"), words(specs, "|"), price, words(goes_with, "|"))
 
 
 _OFFICE, _KITCHEN, _MUSIC = "Office Products", "Home & Kitchen", "Musical Instruments"
@@ -88,7 +86,8 @@ LEAVES: tuple[Leaf, ...] = (
           "Cutting Board|Chopping Board|Carving Board", "Bamboo|Acacia|Reversible|Dishwasher Safe|Juice Groove",
           "Large|Extra Large|17 x 12 in|with Handle", 24.0, "Kitchen Knives|Food Storage"),
     _leaf(f"{_KITCHEN} > Kitchen & Dining > Storage & Organization > Food Storage",
-          "Food Storage Containers|Glass Meal Prep Containers|Canisters", "Airtight|Leakproof|Stackable|Glass|Freezer Safe",
+          "Food Storage Containers|Glass Meal Prep Containers|Canisters",
+          "Airtight|Leakproof|Stackable|Glass|Freezer Safe",
           "1.5 Cup|34 oz|3 Compartments|Snap Lids", 26.0, "Baking Sheets|Cutting Boards"),
     _leaf(f"{_KITCHEN} > Kitchen & Dining > Coffee & Tea > Coffee Makers",
           "Coffee Maker|Pour Over Dripper|French Press", "Programmable|Single Serve|Double-Wall|Drip|Compact",
@@ -113,7 +112,8 @@ LEAVES: tuple[Leaf, ...] = (
           "Instrument Cable|XLR Cable|Patch Cable", "Braided|Right Angle|Low Noise|Gold-Plated|Balanced",
           "3 ft|6 ft|10 ft|20 ft|1/4 in TS", 14.0, "Effects Pedals|Microphones"),
     _leaf(f"{_MUSIC} > Studio & Recording > Microphones > Microphones",
-          "Condenser Microphone|Dynamic Microphone|USB Microphone", "Cardioid|Studio|Handheld|Plug and Play|Large Diaphragm",
+          "Condenser Microphone|Dynamic Microphone|USB Microphone",
+          "Cardioid|Studio|Handheld|Plug and Play|Large Diaphragm",
           "192 kHz|with Shock Mount|with Boom Arm|XLR", 79.0, "Instrument Cables|Instrument Stands"),
     _leaf(f"{_MUSIC} > Stands & Care > Stands > Instrument Stands",
           "Guitar Stand|Music Stand|Keyboard Stand", "Folding|Tripod|Double-X|Wall Mount|A-Frame",
@@ -126,19 +126,22 @@ LEAVES: tuple[Leaf, ...] = (
           "5A|5B|7A|12 in|with Bag", 13.0, "Instrument Stands|Tuners & Metronomes"),
     # Video Games
     _leaf(f"{_GAMES} > Console & PC > Games > Action Games",
-          "Shadow of the Ninth Tide|Emberfall Chronicles|Iron Meridian", "Deluxe Edition|Standard Edition|Remastered|Director's Cut",
+          "Shadow of the Ninth Tide|Emberfall Chronicles|Iron Meridian",
+          "Deluxe Edition|Standard Edition|Remastered|Director's Cut",
           "Console|PC|Handheld|Cross-Gen", 44.0, "Controllers|Gaming Headsets"),
     _leaf(f"{_GAMES} > Console & PC > Games > Puzzle & Family Games",
           "Blocksmith Party|Tiny Harbor Tales|Puzzle Grove", "Complete Edition|Standard Edition|Party Pack|Day One",
           "Console|Handheld|PC|Download Code", 29.0, "Controllers|Carrying Cases"),
     _leaf(f"{_GAMES} > Console & PC > Games > Racing & Sports Games",
-          "Apex Circuit|Street Court Legends|Rally Horizon", "Season Edition|Standard Edition|Champion Edition|Remastered",
+          "Apex Circuit|Street Court Legends|Rally Horizon",
+          "Season Edition|Standard Edition|Champion Edition|Remastered",
           "Console|PC|Cross-Gen|Handheld", 39.0, "Controllers|Charging Docks"),
     _leaf(f"{_GAMES} > Console & PC > Accessories > Controllers",
           "Wireless Controller|Gamepad|Wired Controller", "Dual Vibration|Programmable|Turbo|Hall Effect|Ergonomic",
           "6-Axis|with Back Buttons|2.4 GHz|USB-C", 41.0, "Charging Docks|Thumb Grips"),
     _leaf(f"{_GAMES} > Console & PC > Accessories > Gaming Headsets",
-          "Gaming Headset|Wireless Headset|Stereo Headphones", "Noise Canceling Mic|Over-Ear|Surround Sound|Low Latency|RGB",
+          "Gaming Headset|Wireless Headset|Stereo Headphones",
+          "Noise Canceling Mic|Over-Ear|Surround Sound|Low Latency|RGB",
           "50mm Drivers|30 h Battery|3.5mm|USB", 48.0, "Charging Docks|Controllers"),
     _leaf(f"{_GAMES} > Console & PC > Accessories > Charging Docks",
           "Charging Dock|Controller Charger|Charging Station", "Dual|Fast Charging|Vertical|with Cooling Fan|LED",
@@ -206,7 +209,8 @@ LEAVES: tuple[Leaf, ...] = (
           "Sprinkler Timer|Drip Irrigation Kit|Smart Water Timer", "Programmable|Wi-Fi|Rain Delay|Solar|Battery",
           "2 Outlets|1 Outlet|82 ft Tubing|with Hub", 42.0, "Hoses & Nozzles|Soil & Fertilizer"),
     _leaf(f"{_GARDEN} > Outdoor Decor > Lighting > Solar Lights",
-          "Solar Path Lights|String Lights|Solar Lantern", "Waterproof|Warm White|Color Changing|Motion Sensor|Flickering Flame",
+          "Solar Path Lights|String Lights|Solar Lantern",
+          "Waterproof|Warm White|Color Changing|Motion Sensor|Flickering Flame",
           "50 LED|100 LED|48 ft|8 Modes", 29.0, "Planters & Pots|Hoses & Nozzles"),
 )  # fmt: skip
 
@@ -237,17 +241,27 @@ REVIEW_TITLES = {
     5: ("Love it!", "Five Stars", "Exactly what I needed", "Great quality", "Would buy again"),
 }
 REVIEW_TEXTS = {
-    1: ("Stopped working after a few days. Returned the {leaf}.", "The {leaf} arrived damaged and looks nothing like the photo."),
-    2: ("I wanted to like it, but it feels flimsy for the price.", "Compared with other {leaf} I own, this one falls short."),
+    1: ("Stopped working after a few days. Returned the {leaf}.",
+        "The {leaf} arrived damaged and looks nothing like the photo."),
+    2: ("I wanted to like it, but it feels flimsy for the price.",
+        "Compared with other {leaf} I own, this one falls short."),
     3: ("Fine for occasional use. There are better {leaf} out there.", "Neither good nor bad."),
-    4: ("Solid. Took off one star for the packaging.", "Happy with it so far; I use a lot of {leaf} and this one holds up."),
-    5: ("Best {leaf} I have bought in years.", "Arrived fast, works as promised.", "My whole family uses it. Ordering another."),
+    4: ("Solid. Took off one star for the packaging.",
+        "Happy with it so far; I use a lot of {leaf} and this one holds up."),
+    5: ("Best {leaf} I have bought in years.", "Arrived fast, works as promised.",
+        "My whole family uses it. Ordering another."),
 }  # fmt: skip
 
-_STARTS = ("Bel Cro Dra Elm Fen Gal Hesk Ist Jun Kelv Lor Myr Nor Ost Pel Quil Rov Sael Tarn Ulv Vex Wyn Yar Zen "
-           "Arv Bryn Cald Dor Esk Frin Grev Hol").split()  # fmt: skip
-_MIDDLES = "a e i o u an er il or um ie ova".split()
-_ENDS = "mora wick stad vane dell quist brae lune tova rix haven drift forge meld tine sparr beck nyx zell pryd".split()
+_STARTS = (
+    "Bel", "Cro", "Dra", "Elm", "Fen", "Gal", "Hesk", "Ist", "Jun", "Kelv", "Lor", "Myr", "Nor", "Ost", "Pel", "Quil",
+    "Rov", "Sael", "Tarn", "Ulv", "Vex", "Wyn", "Yar", "Zen", "Arv", "Bryn", "Cald", "Dor", "Esk", "Frin", "Grev",
+    "Hol",
+)  # fmt: skip
+_MIDDLES = ("a", "e", "i", "o", "u", "an", "er", "il", "or", "um", "ie", "ova")
+_ENDS = (
+    "mora", "wick", "stad", "vane", "dell", "quist", "brae", "lune", "tova", "rix",
+    "haven", "drift", "forge", "meld", "tine", "sparr", "beck", "nyx", "zell", "pryd",
+)  # fmt: skip
 _SECONDS = ("Home", "Works", "Supply", "Goods", "Lab", "Direct", "Craft", "Union")
 
 
