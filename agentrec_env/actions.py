@@ -119,7 +119,7 @@ def parse(text: str, num_candidates: int, mode: Mode = "rank") -> Action:
     return Invalid(
         "no_action",
         'Neither a tool call nor an answer. Write <tool_call>{"name": …, "arguments": {…}}</tool_call> '
-        f"or {_example(mode)}.",
+        f"or {example(mode, num_candidates)}.",
     )
 
 
@@ -188,19 +188,20 @@ def _content(text: str, at: int, num_candidates: int, mode: Mode) -> tuple[Ranki
     if mode == "pair":
         letter = _LETTER.match(text, at)
         if not letter:
-            raise _Malformed("bad_answer", f"The answer is one letter, A or B: write {_example(mode)}.")
+            raise _Malformed("bad_answer", f"The answer is one letter, A or B: write {example(mode, 2)}.")
         return Choice("A" if letter.group() == "A" else "B"), letter.end()
 
-    value, end = _json(text, at, "answer", f"write {_example(mode)}")
+    advice = f"write {example(mode, num_candidates)}"
+    value, end = _json(text, at, "answer", advice)
     if not isinstance(value, list):
-        raise _Malformed("bad_answer", f"The answer is a list; got {_kind(value)}: write {_example(mode)}.")
+        raise _Malformed("bad_answer", f"The answer is a list; got {_kind(value)}: {advice}.")
     if not value:
-        raise _Malformed("empty_answer", f"The answer is an empty list; name at least one item: {_example(mode)}.")
+        raise _Malformed("empty_answer", f"The answer is an empty list; name at least one item: {advice}.")
     wanted = str if mode == "catalog" else int
     for entry in value:
         if type(entry) is not wanted:
             what = "item ids as strings" if mode == "catalog" else "whole candidate numbers"
-            raise _Malformed("bad_answer", f"The answer holds {what}; got {_kind(entry)}: write {_example(mode)}.")
+            raise _Malformed("bad_answer", f"The answer holds {what}; got {_kind(entry)}: {advice}.")
     seen: set[int | str] = set()
     for entry in value:
         if entry in seen:
@@ -250,6 +251,10 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _example(mode: Mode) -> str:
-    inner = {"rank": "[8, 3, 15]", "pair": "A", "catalog": '["ID1", "ID2"]'}[mode]
+def example(mode: Mode, num_candidates: int) -> str:
+    """An answer that is valid in form, for prompts and error messages."""
+    if mode == "rank":
+        inner = "[8, 3, 15]" if num_candidates >= 15 else "[2, 1]"
+    else:
+        inner = {"pair": "A", "catalog": '["ID1", "ID2"]'}[mode]
     return f"<answer>\\boxed{{{inner}}}</answer>"
