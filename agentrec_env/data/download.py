@@ -22,7 +22,7 @@ from agentrec_env.data.report import DataError
 from agentrec_env.registry import did_you_mean
 
 _log = logging.getLogger(__name__)
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16  # what a broken transfer loses at most: an unfinished chunk is thrown away
 _RECORD = "download.json"
 
 

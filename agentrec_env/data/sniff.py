@@ -47,7 +47,7 @@ def sniff(path: Path | str) -> str:
             failed += 1
     if head is None:
         raise DataError(f"{path} holds no text" + (" once decompressed" if is_gzip(path) else ""))
-    if not failed and head[:1] not in b"{[" and (b"," in head or b"\t" in head or b";" in head):
+    if not failed and head[:1] not in b"{[" and any(mark in head for mark in (b",", b"\t", b";", b"|")):
         return "csv"
     raise DataError(
         f"{path} is in no known format. It begins {head[:80].decode('utf-8', 'replace')!r}. Known formats:\n"

@@ -198,7 +198,10 @@ def _header(path: Path) -> tuple[list[str], str]:
             break
     line = check_kind(path, head).split(b"\n", 1)[0].decode("utf-8", "replace").strip("\r")
     separator = max(",\t;|", key=line.count)
-    names = [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    try:
+        names = [name.strip() for name in next(csv.reader([line], delimiter=separator, strict=True), [])]
+    except csv.Error as error:
+        raise DataError(f"{path}: the header is no line of a CSV ({error}): {line[:80]!r}") from None
     if len(set(names)) != len(names):
         raise DataError(f"{path}: the header names a column twice: {', '.join(names)}")
     return names, separator
@@ -248,8 +251,9 @@ def _csv_rows(path: Path, separator: str, width: int, tally: Tally) -> Iterator[
         for number, line in LineStream(path, tally.limits, tally).lines(strip=False):  # noqa: B007 (read outside)
             yield line.decode("utf-8", "replace")
 
-    reader = csv.reader(texts(), delimiter=separator, strict=True)
-    next(reader)
+    lines = texts()
+    next(lines, None)  # the header
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     while True:
         before = number
         try:
@@ -315,12 +319,15 @@ def _as_time(frame: pl.DataFrame, faults: dict[str, pl.Series], path: Path) -> N
     written = series.dtype == pl.String and series.cast(pl.Float64, strict=False).null_count() == series.len()
     if written and series.null_count() < series.len():
         try:
-            series = series.str.to_datetime(strict=False, time_unit="ms", time_zone="UTC")
+            parsed = series.str.to_datetime(strict=False, time_unit="ms", time_zone="UTC")
         except pl.exceptions.PolarsError:
+            parsed = series.clear(series.len())
+        if parsed.null_count() == series.len():
             raise DataError(
                 f"{path}: timestamps such as {series.drop_nulls()[0]!r} are not understood. Write numbers (seconds or"
                 " milliseconds since 1970) or ISO dates (2020-12-31, 2020-12-31T23:59:59)."
-            ) from None
+            )
+        series = parsed
     if series.dtype.is_temporal():
         faults["timestamp is no date"] = series.is_null() & _without_null_words(frame["timestamp"]).is_not_null()
         milliseconds = series.cast(pl.Datetime("ms")).cast(pl.Int64).cast(pl.Float64)
@@ -328,7 +335,7 @@ def _as_time(frame: pl.DataFrame, faults: dict[str, pl.Series], path: Path) -> N
         values = _as_number(frame, "timestamp", faults)
         finite = values[np.isfinite(values)]
         factor = _to_milliseconds(float(np.median(finite)) if len(finite) else 0.0)
-        milliseconds = pl.Series(values * factor).fill_nan(None)
+        milliseconds = pl.Series(np.rint(values * factor)).fill_nan(None)
     faults["timestamp outside 1970..2200"] = ~milliseconds.is_between(0, _LATEST_MS)
     return milliseconds.fill_null(float("nan")).to_numpy().astype(np.float64)
 
