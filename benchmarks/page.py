@@ -16,42 +16,63 @@ from benchmarks.analysis import TrackResult
 from benchmarks.tables import MARKS, Cell, Table, main_table, remarks, supplements
 
 STYLE = """
-:root { color-scheme: light dark; --page: #fff; --ink: #1a1a1a; --soft: #666; --rule: #d9d9d9; --shade: #f6f6f4;
+:root { color-scheme: light dark;
+  --page: #fff; --ink: #1a1a1a; --soft: #666; --rule: #d9d9d9;
   --control: #8a8a8a; --baseline: #2f6690; --agent: #c1440e; --missed: #c9c9c9;
-  --t0: #2f6690; --t1: #c1440e; --t2: #4f8a5b; --t3: #8d6cab; --t4: #c99a2e; --t5: #4aa3a3; --t6: #a8577e; --t7: #8a8a8a
-  }
-@media (prefers-color-scheme: dark) { :root { --page: #16181b; --ink: #e6e6e3; --soft: #a0a29f; --rule: #3a3d41;
-  --shade: #1e2125; --control: #8f9296; --baseline: #7fb2dd; --agent: #f08a5d; --missed: #4a4d52; --t0: #7fb2dd;
-  --t1: #f08a5d; --t2: #86c495; --t3: #bda0d8; --t4: #e3bd63; --t5: #7fcfcf; --t6: #d98ab0; --t7: #8f9296 } }
+  --t0: #2f6690; --t1: #c1440e; --t2: #4f8a5b; --t3: #8d6cab;
+  --t4: #c99a2e; --t5: #4aa3a3; --t6: #a8577e; --t7: #8a8a8a;
+  --sans: "Helvetica Neue", Helvetica, Arial, "Liberation Sans", "DejaVu Sans", sans-serif }
+@media (prefers-color-scheme: dark) { :root {
+  --page: #16181b; --ink: #e6e6e3; --soft: #a0a29f; --rule: #3a3d41;
+  --control: #8f9296; --baseline: #7fb2dd; --agent: #f08a5d; --missed: #4a4d52;
+  --t0: #7fb2dd; --t1: #f08a5d; --t2: #86c495; --t3: #bda0d8;
+  --t4: #e3bd63; --t5: #7fcfcf; --t6: #d98ab0; --t7: #8f9296 } }
 * { box-sizing: border-box }
-body { margin: 0 auto; padding: 3rem 1.5rem; max-width: 68rem; background: var(--page); color: var(--ink);
-  font: 15px/1.5 "Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif }
-h1 { font-size: 1.6rem; margin: 0 0 .3rem } h2 { font-size: 1.2rem; margin: 3rem 0 .2rem }
-h3 { font-size: 1rem; margin: 1.8rem 0 .4rem } p { margin: .3rem 0; max-width: 52rem }
-.soft, .protocol { color: var(--soft); font-size: .87rem } .protocol { overflow-wrap: anywhere }
+body { margin: 0 auto; padding: 3rem 1.5rem; max-width: 72rem; background: var(--page); color: var(--ink);
+  font: 15px/1.5 var(--sans) }
+h1 { font-size: 1.6rem; margin: 0 0 .3rem }
+h2 { font-size: 1.2rem; margin: 3rem 0 .2rem }
+p { margin: .3rem 0; max-width: 52rem }
+.soft, .protocol { color: var(--soft); font-size: .87rem }
+.protocol { overflow-wrap: anywhere }
 .scroll { overflow-x: auto; margin: .8rem 0 }
 table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums;
   border-top: 2px solid var(--ink); border-bottom: 2px solid var(--ink) }
-caption { text-align: left; caption-side: top; padding: 0 0 .4rem; font-weight: 600 }
-th { font-weight: 600; text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--ink); vertical-align:
-bottom } td { text-align: right; padding: .28rem .6rem; vertical-align: top; white-space: nowrap; border-bottom: 1px
-solid var(--rule) } tr:last-child td { border-bottom: 0 } th:first-child, td:first-child { text-align: left;
-padding-left: .2rem } td small { display: block; color: var(--soft); font-size: .72rem; line-height: 1.25 } tr.control
-td { color: var(--soft) } tr.agent td:first-child { color: var(--agent); font-weight: 600 } tr.baseline td:first-child {
-color: var(--baseline); font-weight: 600 } figure { margin: 1.4rem 0 0 } figcaption { font-weight: 600; font-size:
-.87rem; margin: 0 0 .3rem } svg { display: block; width: 100%; max-width: 45rem; height: auto; font: 12px "Helvetica
-Neue", Helvetica, Arial, "Liberation Sans", sans-serif } svg text { fill: var(--ink) } svg .small { fill: var(--soft);
-font-size: 11px } .grid { stroke: var(--rule) } .axis { stroke: var(--soft) } .chance { stroke: var(--soft);
-stroke-dasharray: 4 3 } .whisker { stroke-width: 1.6; stroke: var(--agent) } .whisker.control { stroke: var(--control) }
-.whisker.baseline { stroke: var(--baseline) } .point, .bar { fill: var(--agent) } .point.control, .bar.control { fill:
-var(--control) } .point.baseline, .bar.baseline { fill: var(--baseline) } .bar.missed { fill: var(--missed) } .tool0 {
-fill: var(--t0) } .tool1 { fill: var(--t1) } .tool2 { fill: var(--t2) } .tool3 { fill: var(--t3) } .tool4 { fill:
-var(--t4) } .tool5 { fill: var(--t5) } .tool6 { fill: var(--t6) } .tool7 { fill: var(--t7) } .key { display:
-inline-block; width: .7em; height: .7em; border-radius: 50%; margin: 0 .35em 0 1em; background: var(--agent) }
-.key.control { background: var(--control) } .key.baseline { background: var(--baseline) } details { margin: .8rem 0 }
-summary { cursor: pointer; font-weight: 600; font-size: .87rem } dl { display: grid; grid-template-columns: max-content
-1fr; gap: .15rem 1.2rem; font-size: .87rem } dt { color: var(--soft) } dd { margin: 0; overflow-wrap: anywhere } @media
-print { body { padding: 0 } section { break-inside: avoid-page } }
+caption { text-align: left; padding: 0 0 .4rem; font-weight: 600 }
+th { font-weight: 600; text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--ink);
+  vertical-align: bottom }
+td { text-align: right; padding: .28rem .6rem; vertical-align: top; white-space: nowrap;
+  border-bottom: 1px solid var(--rule) }
+tr:last-child td { border-bottom: 0 }
+th:first-child, td:first-child { text-align: left; padding-left: .2rem }
+td small { display: block; color: var(--soft); font-size: .72rem; font-weight: 400; line-height: 1.25 }
+tr.control td { color: var(--soft) }
+tr.agent td:first-child { color: var(--agent); font-weight: 600 }
+tr.baseline td:first-child { color: var(--baseline); font-weight: 600 }
+figure { margin: 1.4rem 0 0 }
+figcaption { font-weight: 600; font-size: .87rem; margin: 0 0 .3rem }
+svg { display: block; width: 100%; max-width: 45rem; height: auto; font: 12px var(--sans) }
+svg text { fill: var(--ink) }
+svg .small { fill: var(--soft); font-size: 10.5px }
+.grid { stroke: var(--rule) }
+.axis { stroke: var(--soft) }
+.chance { stroke: var(--soft); stroke-dasharray: 4 3 }
+.whisker { stroke-width: 1.6; stroke: var(--agent) }
+.whisker.control { stroke: var(--control) }
+.whisker.baseline { stroke: var(--baseline) }
+.point, .bar, .key { fill: var(--agent); background: var(--agent) }
+.point.control, .bar.control, .key.control { fill: var(--control); background: var(--control) }
+.point.baseline, .bar.baseline, .key.baseline { fill: var(--baseline); background: var(--baseline) }
+.bar.missed { fill: var(--missed) }
+.tool0 { fill: var(--t0) } .tool1 { fill: var(--t1) } .tool2 { fill: var(--t2) } .tool3 { fill: var(--t3) }
+.tool4 { fill: var(--t4) } .tool5 { fill: var(--t5) } .tool6 { fill: var(--t6) } .tool7 { fill: var(--t7) }
+.key { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin: 0 .35em 0 1em }
+details { margin: .8rem 0 }
+summary { cursor: pointer; font-weight: 600; font-size: .87rem }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; font-size: .87rem }
+dt { color: var(--soft) }
+dd { margin: 0; overflow-wrap: anywhere }
+@media print { body { padding: 0 } }
 """
 
 

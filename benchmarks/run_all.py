@@ -80,12 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         _list(console)
         return 0
-    # One thread a process, set before any worker loads its libraries: the same sums in the same order on any --jobs.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # where a user keeps the module of --agent module:attribute
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         size = SIZES["quick" if options.quick else "full" if options.full else "default"]
         suite = DEFAULT.with_agents(options.agent).only([*options.only, *(options.agent if options.only else [])])
@@ -288,9 +282,19 @@ def _list(console: Console) -> None:
         console.print(f"  {size.name:12} {tasks} test tasks, at most {size.seeds} seeds a row", highlight=False)
 
 
+def _prepare_process() -> None:
+    """What a program may change about its process, and a function may not."""
+    # One thread a process, set before any worker loads its libraries: the same sums in the same order on any --jobs.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    sys.path.append(os.getcwd())  # where a user keeps the module of --agent module:attribute
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
+    _prepare_process()
     sys.exit(main())
