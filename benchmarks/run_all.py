@@ -7,7 +7,6 @@ and results.json. Started again with the same options it goes on where it was st
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shlex
@@ -110,10 +109,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plan(source: str, options: argparse.Namespace, suite: Suite, size: Size) -> Iterator[Plan]:
     name = Path(source).name or source
-    for track in suite.tracks:
+    items = runner.load_dataset(source).num_items
+    fitting = [track for track in suite.tracks if track.pool is None or 2 * track.pool <= items]
+    for track in fitting or suite.tracks:
         world = runner.open_world(source, options.split, options.seed, track)
         available = world.num_tasks("test")
-        wanted = options.tasks or size.tasks or available
+        if not available:
+            raise ValueError(f"{source} has no test tasks under --split {options.split}; try the other split")
+        wanted = size.tasks or available if options.tasks is None else options.tasks
         if wanted < 1:
             raise ValueError(f"--tasks {wanted}: at least one task is needed")
         count = min(available, max(1, round(wanted * track.share)))
@@ -124,7 +127,7 @@ def _plan(source: str, options: argparse.Namespace, suite: Suite, size: Size) ->
         def unit(row: Row, seed: int, order: int, tasks: tuple[int, ...], track: Track = track) -> Unit:
             return Unit(name, source, options.split, options.seed, track, row, options.seed + seed, order, tasks)
 
-        # Rows that are trained come first, so that no process ends with one; seeds side by side share no cache.
+        # Rows that are trained come first: a run that ends with one keeps a single process busy.
         rows = sorted(suite.rows, key=lambda row: row.seed_argument is None)
         units = [unit(row, seed, 0, tasks) for row in rows for seed in range(min(row.seeds, size.seeds))]
         units += [unit(row, 0, order + 1, again) for row in rows for order in range(track.reorders)]
@@ -145,7 +148,7 @@ def _settings(options: argparse.Namespace, size: Size, plans: Sequence[Plan]) ->
     tracks = {f"{plan.dataset}/{plan.track.name}": plan.settings for plan in plans}
     if len(tracks) < len(plans):
         raise ValueError("two datasets have the same name; compare them in two runs with two --out folders")
-    return json.loads(json.dumps({"run": run, "tracks": tracks}))  # as it will be read back
+    return {"run": run, "tracks": tracks}
 
 
 def _play(units: Sequence[Unit], folder: Folder, jobs: int, console: Console) -> dict[Place, str]:

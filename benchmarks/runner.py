@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from agentrec_env.data.dataset import Dataset
+from agentrec_env.data.load import load
 from agentrec_env.data.world import World
 from agentrec_env.types import Task
 from benchmarks.records import Block, Folder, Place, Record
@@ -137,9 +139,9 @@ class _Worker:
         except EOFError:
             pass
         self._process.join()
-        unit, self.unit = self.unit, None
-        code, self._process = self._process.exitcode, None
-        yield Update(unit, error=f"its process ended with exit code {code}")
+        died, code = self.unit, self._process.exitcode
+        self.unit = self._process = None
+        yield Update(died, error=f"its process ended with exit code {code}")
 
     def stop(self) -> None:
         if self._process is not None:
@@ -197,15 +199,14 @@ def open_envs(unit: Unit) -> tuple[Any, Callable[..., Any]]:
 
 
 @lru_cache(maxsize=4)
-def _load(source: str) -> Any:
-    from agentrec_env.data.load import load
-
+def load_dataset(source: str) -> Dataset:
+    """The dataset of a source, kept for the next unit."""
     return load(source)
 
 
 def open_world(source: str, split: str, seed: int, track: Track) -> World:
     """Dataset, split and pools of a track."""
-    return World(_load(source), split=split, seed=seed, **track.env)
+    return World(load_dataset(source), split=split, seed=seed, **track.env)
 
 
 class Reordered(World):

@@ -218,6 +218,10 @@ def test_redo_forgets_a_row(source: str, tmp_path: Path, stand_in: StandIn) -> N
 def test_wrong_command_lines_say_what_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_all.main(["--only", "popularty", "--out", str(tmp_path / "out")]) == 2
     assert "Did you mean 'popularity'" in capsys.readouterr().err
+    assert run_all.main(["--tasks", "0", "--only", "pool-20", "--out", str(tmp_path / "out")]) == 2
+    assert "at least one task" in capsys.readouterr().err
+    assert run_all.main(["--dataset", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
+    assert "nowhere" in capsys.readouterr().err
     assert run_all.main(["--list"]) == 0
     shown = capsys.readouterr().out
     assert all(row.name in shown for row in DEFAULT.rows)
