@@ -46,7 +46,7 @@ class TextIndex:
         """float32 CSR [I, V], unit rows: (1 + log tf) · idf."""
         self.bm25 = self._bm25()
         """float32 CSR [I, V]: what each word of an item adds to the item's score where a query holds the word."""
-        self._by_word = self.bm25.tocsc()
+        self._by_word, self._tfidf_by_word = self.bm25.tocsc(), self.tfidf.tocsc()
         del self._tokens
 
     def _tfidf(self) -> sparse.csr_matrix:
@@ -71,6 +71,19 @@ class TextIndex:
         model.index((self._tokens, dict(self.vocabulary)), create_empty_token=False, show_progress=False)
         parts = (model.scores["data"], model.scores["indices"], model.scores["indptr"])
         return sparse.csc_matrix(parts, shape=self._shape).tocsr()
+
+    def like(self, item: int) -> NDArray[np.float64]:
+        """float64 [I]: TF-IDF cosine of each item's text with that of ``item``; nan where either has no word."""
+        scores = np.zeros(self._shape[0])
+        if not self.known[item]:
+            return np.full(len(scores), np.nan)
+        matrix = self._tfidf_by_word
+        own = slice(self.tfidf.indptr[item], self.tfidf.indptr[item + 1])
+        for column, weight in zip(self.tfidf.indices[own], self.tfidf.data[own], strict=True):
+            span = slice(matrix.indptr[column], matrix.indptr[column + 1])
+            scores[matrix.indices[span]] += weight * matrix.data[span]
+        scores[~self.known] = np.nan
+        return scores
 
     def columns(self, query: Iterable[str]) -> NDArray[np.int64]:
         """int64 [Q]: the columns of the words of ``query`` that occur in any item."""

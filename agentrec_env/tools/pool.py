@@ -103,13 +103,22 @@ class Pool:
 
     @cached_property
     def category_overlap(self) -> FloatArray:
-        """float64 [K, M]: shared levels of the category paths over the longer path; nan where either is unknown."""
-        nodes, depth = category_nodes(self.view.items)
+        """float64 [K, M]: how much of what two category paths say is common to both; nan where either is unknown.
+
+        Lin's similarity: the information (-log share of the catalogue) of the deepest shared level over the mean of
+        that of both paths. So a level that all items share counts nothing, and equal paths give 1.
+        """
+        nodes, depth, information = category_nodes(self.view.items)
         left, right = nodes[self.known][:, None], nodes[self.items][None]
         shared = ((left == right) & (left >= 0)).sum(axis=2)
-        longest = np.maximum(depth[self.known][:, None], depth[self.items][None])
+        deepest = right[0][np.arange(self.size)[None], np.maximum(shared, 1) - 1]
+        common = np.where(shared > 0, information[deepest], 0.0)
+        own = [information[nodes[i, np.maximum(depth[i], 1) - 1]] for i in (self.known, self.items)]
+        total = (own[0][:, None] + own[1][None]) / 2
+        equal = (depth[self.known][:, None] == shared) & (depth[self.items][None] == shared)
+        likeness = np.where(equal, 1.0, common / np.maximum(total, 1e-12))
         unknown = (depth[self.known] == 0)[:, None] | (depth[self.items] == 0)[None]
-        return np.where(unknown, np.nan, shared / np.maximum(longest, 1))
+        return np.where(unknown, np.nan, likeness)
 
     @cached_property
     def neighbours(self) -> tuple[IntArray, FloatArray]:
@@ -192,17 +201,19 @@ def seen_times(evidence: Evidence) -> tuple[FloatArray, FloatArray]:
     return cached(evidence.cache, "seen times", build)
 
 
-def category_nodes(items: Items) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """int32 [I, D], int32 [I]: a number for each prefix of each category path (-1 past its end), and path lengths."""
+def category_nodes(items: Items) -> tuple[NDArray[np.int32], NDArray[np.int32], FloatArray]:
+    """int32 [I, D], int32 [I], float64 [nodes]: a number for each prefix of each category path (-1 past its end), path
+    lengths, and -log of the share of the items with a path that lie under each node."""
 
-    def build() -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def build() -> tuple[NDArray[np.int32], NDArray[np.int32], FloatArray]:
         depth = np.fromiter((min(len(path), MAX_DEPTH) for path in items.categories), np.int32, len(items))
         nodes = np.full((len(items), max(int(depth.max(initial=0)), 1)), -1, np.int32)
         numbers: dict[tuple[str, ...], int] = {}
         for row, path in enumerate(items.categories):
             for level in range(depth[row]):
                 nodes[row, level] = numbers.setdefault(path[: level + 1], len(numbers))
-        return nodes, depth
+        under = np.bincount(nodes[nodes >= 0], minlength=1)
+        return nodes, depth, -np.log(np.maximum(under, 1) / max(int((depth > 0).sum()), 1))
 
     return cached(items.cache, "category nodes", build)
 

@@ -90,7 +90,8 @@ def _mean(block: FloatArray, weights: FloatArray | None = None) -> FloatArray:
     share = known * (1.0 if weights is None else weights[:, None])
     total = share.sum(axis=0)
     values = (np.where(known, block, 0.0) * share).sum(axis=0)
-    return np.divide(values, total, out=np.full(block.shape[1], np.nan), where=total > 0)
+    mean: FloatArray = np.divide(values, total, out=np.full(block.shape[1], np.nan), where=total > 0)
+    return mean
 
 
 def _max(block: FloatArray) -> FloatArray:
@@ -286,7 +287,7 @@ def description(pool: Pool) -> FloatArray:
 
 @pool_signal
 def category(pool: Pool) -> FloatArray:
-    """Mean share of category levels in common with the known items."""
+    """Mean likeness of category paths (Lin) with the known items."""
     return _mean(pool.category_overlap)
 
 
@@ -298,14 +299,14 @@ def category_recent(pool: Pool) -> FloatArray:
 
 @pool_signal
 def category_last(pool: Pool) -> FloatArray:
-    """Share of category levels in common with the latest known item."""
+    """Likeness of category paths (Lin) with the latest known item."""
     return _last(pool.category_overlap)
 
 
 @pool_signal
 def category_share(pool: Pool) -> FloatArray:
     """Share of the known items with the very same category path."""
-    _, depth = category_nodes(pool.view.items)
+    _, depth, _ = category_nodes(pool.view.items)
     return np.where(depth[pool.items] == 0, np.nan, _mean((pool.category_overlap == 1).astype(np.float64)))
 
 
