@@ -164,7 +164,8 @@ def mean_rating(pool: Pool) -> FloatArray:
 @pool_signal
 def item_knn(pool: Pool) -> FloatArray:
     """Sum of co-occurrence cosines with the known items."""
-    return pool.cosine.sum(axis=0)
+    scores: FloatArray = pool.cosine.sum(axis=0)
+    return scores
 
 
 @pool_signal
@@ -176,7 +177,8 @@ def item_knn_recent(pool: Pool) -> FloatArray:
 @pool_signal
 def item_knn_max(pool: Pool) -> FloatArray:
     """Largest co-occurrence cosine with a known item."""
-    return pool.cosine.max(axis=0, initial=0.0)
+    scores: FloatArray = pool.cosine.max(axis=0, initial=0.0)
+    return scores
 
 
 @pool_signal
@@ -187,9 +189,12 @@ def item_knn_last(pool: Pool) -> FloatArray:
 
 @pool_signal
 def item_knn_rated(pool: Pool) -> FloatArray:
-    """Sum of co-occurrence cosines, items rated above 3 counting for and below 3 against; nan without ratings."""
+    """Sum of co-occurrence cosines, items rated above 2.5 counting for and others against; nan without ratings."""
     rated = ~np.isnan(pool.ratings)
-    return ((pool.ratings[rated] - 2.5) / 2.5) @ pool.cosine[rated] if rated.any() else _unknown(pool)
+    if not rated.any():
+        return _unknown(pool)
+    scores: FloatArray = ((pool.ratings[rated] - 2.5) / 2.5) @ pool.cosine[rated]
+    return scores
 
 
 @pool_signal
@@ -201,7 +206,9 @@ def co_purchase(pool: Pool) -> FloatArray:
 @pool_signal
 def co_purchase_probability(pool: Pool) -> FloatArray:
     """Sum over known items h of the share of h's takers who also took the item, damped for rare h."""
-    return (pool.cooccurrence / (pool.evidence.popularity[pool.known][:, None] + 5.0)).sum(axis=0)
+    takers = pool.evidence.popularity[pool.known][:, None]
+    scores: FloatArray = (pool.cooccurrence / (takers + 5.0)).sum(axis=0)
+    return scores
 
 
 @pool_signal
@@ -331,12 +338,13 @@ def _same_brand(pool: Pool) -> FloatArray:
 @pool_signal
 def price(pool: Pool) -> FloatArray:
     """-|z| of the log price among the prices of the known items: 0 for a usual price."""
-    prices = np.log1p(pool.view.items.prices)
-    usual = prices[pool.known]
+    prices = pool.view.items.prices
+    usual = np.log1p(np.maximum(prices[pool.known], 0))
     usual = usual[~np.isnan(usual)]
     if not len(usual):
         return _unknown(pool)
-    return -np.abs(prices[pool.items] - usual.mean()) / (usual.std() + 0.25)
+    scores: FloatArray = -np.abs(np.log1p(np.maximum(prices[pool.items], 0)) - usual.mean()) / (usual.std() + 0.25)
+    return scores
 
 
 @pool_signal
