@@ -67,9 +67,9 @@ def matrix(view: View, items: IntArray, names: Sequence[str | Signal] | None = N
     """
     chosen = [SIGNALS.get(n) if isinstance(n, str) else n for n in (SIGNALS.names() if names is None else names)]
     items = np.asarray(items, np.int64)
-    distinct, inverse = np.unique(items, return_inverse=True)
-    if len(distinct) == len(items):
-        distinct, inverse = items, np.arange(len(items))
+    distinct, inverse = items, None
+    if len(set(items.tolist())) < len(items):
+        distinct, inverse = np.unique(items, return_inverse=True)
     result = np.empty((len(distinct), len(chosen)))
     for start in range(0, len(distinct), CHUNK):
         part = distinct[start : start + CHUNK]
@@ -77,7 +77,7 @@ def matrix(view: View, items: IntArray, names: Sequence[str | Signal] | None = N
         for column, signal in enumerate(chosen):
             values = signal.on(pool) if isinstance(signal, PoolSignal) else signal(view, part)
             result[start : start + CHUNK, column] = values
-    return result[inverse]
+    return result if inverse is None else result[inverse]
 
 
 def _unknown(pool: Pool) -> FloatArray:
@@ -87,9 +87,8 @@ def _unknown(pool: Pool) -> FloatArray:
 def _mean(block: FloatArray, weights: FloatArray | None = None) -> FloatArray:
     """float64 [M]: weighted mean over the rows of ``block`` [K, M], nan left out; nan where nothing is left."""
     known = ~np.isnan(block)
-    share = known * (1.0 if weights is None else weights[:, None])
-    total = share.sum(axis=0)
-    values = (np.where(known, block, 0.0) * share).sum(axis=0)
+    share = np.ones(len(block)) if weights is None else weights
+    total, values = share @ known, share @ np.where(known, block, 0.0)
     mean: FloatArray = np.divide(values, total, out=np.full(block.shape[1], np.nan), where=total > 0)
     return mean
 

@@ -26,22 +26,18 @@ RETRIEVED = 10
 
 def halvings(values: FloatArray, top: float) -> IntArray:
     """int64 [M]: 8 from ``top`` on, one less for each halving, at least 1; 0 for what is not positive or unknown."""
-    positive = np.nan_to_num(values, nan=0.0) > 0
-    ratio = np.where(positive, values, top) / top
-    levels: IntArray = np.where(positive, np.clip(LEVELS + np.floor(np.log2(ratio)), 1, LEVELS), 0).astype(np.int64)
+    positive = values > 0
+    exponents = np.log2(np.where(positive, values, top) / top)
+    levels = np.clip(LEVELS + np.floor(exponents), 1, LEVELS).astype(np.int64)
+    levels[~positive] = 0
     return levels
 
 
 def popularity_levels(view: View, counts: FloatArray) -> IntArray:
     """int64 [M]: 0 for never taken, to 8 for as often as the most taken item of the evidence, in steps of the log."""
     top = cached(view.evidence.cache, "top popularity", lambda: int(view.evidence.popularity.max(initial=1)))
-    share = np.log1p(np.nan_to_num(counts, nan=0.0)) / np.log1p(max(top, 1))
+    share = np.log1p(np.where(counts > 0, counts, 0.0)) / np.log1p(max(top, 1))
     return np.clip(np.ceil(LEVELS * share), 0, LEVELS).astype(np.int64)
-
-
-def ranked(values: FloatArray) -> IntArray:
-    """int64 [M]: places by falling value, unknown ones last; ties keep their order."""
-    return np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")
 
 
 def pool_line(view: View, what: str, values: FloatArray, levels: IntArray) -> str:
@@ -53,10 +49,11 @@ def pool_line(view: View, what: str, values: FloatArray, levels: IntArray) -> st
         values: float64 [C], nan where unknown.
         levels: int64 [C], 0 for no sign.
     """
-    order = ranked(values)
-    signs = [f"[{i + 1}]={levels[i]}" for i in order if levels[i] > 0]
-    silent = int(np.sum((levels == 0) & ~np.isnan(values)))
-    unknown = [f"[{i + 1}]" for i in np.flatnonzero(np.isnan(values))]
+    strengths = levels.tolist()
+    order = np.argsort(-values, kind="stable").tolist()  # unknown ones last
+    signs = [f"[{i + 1}]={strengths[i]}" for i in order if strengths[i] > 0]
+    unknown = [f"[{i}]" for i, missing in enumerate(np.isnan(values).tolist(), 1) if missing]
+    silent = strengths.count(0) - len(unknown)
     if len(unknown) == len(values):
         return f"{what}: unknown"
     parts = (
