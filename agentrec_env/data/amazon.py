@@ -148,23 +148,23 @@ class _Parser:
             name: [] for name in ("user", "item", "rating", "time", "order", "digest")
         }
 
-    def feed(self, number: int, lines: int, block: bytes) -> None:
-        """Parse one block of whole lines, the first of which has this number."""
+    def feed(self, number: int, lines: list[bytes], block: bytes) -> None:
+        """Parse one block of whole lines, given whole and split, the first of which has this number."""
         try:
             records = self.decoder.decode_lines(block)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             records = []
-        if len(records) == lines:
-            self.tally.lines += lines
-            self._append(records, range(number, number + lines), block.split(b"\n")[:-1])
+        if len(records) == len(lines):
+            self.tally.lines += len(lines)
+            self._append(records, range(number, number + len(lines)), lines)
             return
-        good = list(self._one_by_one(number, block))
+        good = list(self._one_by_one(number, lines))
         if good:
             numbers, records, raw = map(list, zip(*good, strict=True))
             self._append(records, numbers, raw)
 
-    def _one_by_one(self, number: int, block: bytes) -> Iterator[tuple[int, Any, bytes]]:
-        for offset, line in enumerate(block.split(b"\n")):
+    def _one_by_one(self, number: int, lines: list[bytes]) -> Iterator[tuple[int, Any, bytes]]:
+        for offset, line in enumerate(lines):
             if not line or line.isspace():
                 continue
             self.tally.lines += 1
@@ -179,7 +179,6 @@ class _Parser:
         length = len(records)
         rating = np.array([*map(_RATING, records)], np.float64)
         time = np.array([*map(_TIME, records)], np.float64)
-        order = np.array([*map(_ORDER, records)], np.float64)
         with np.errstate(over="ignore"):  # an absurd number becomes inf, and the line is rejected below
             time *= self.layout.milliseconds
             stars = rating.astype(np.float32)
@@ -188,7 +187,6 @@ class _Parser:
             "item": self.items.number(map(_ITEM, records), length),
             "rating": stars,
             "time": time,
-            "order": order,
             "digest": np.fromiter(map(isal_zlib.crc32, raw), np.uint32, length),
         }
         faults = {
@@ -198,20 +196,22 @@ class _Parser:
             "time outside 1990..2100 (2014 and 2018 files count seconds, 2023 files milliseconds)": _outside(
                 time, *TIME_RANGE_MS
             ),
-            "order is no small whole number": _outside(order, 0, 2**31) | (order != np.floor(order)) & ~np.isnan(order),
         }
+        if self.ordered:
+            order = np.array([*map(_ORDER, records)], np.float64)
+            self.ordered = not np.isnan(order).any()
+        if self.ordered:
+            columns["order"] = order
+            faults["order is no small whole number"] = _outside(order, 0, 2**31) | (order != np.floor(order))
         bad = np.zeros(length, bool)
         for fault, where in faults.items():
             for row in np.flatnonzero(where & ~bad):
-                self.tally.reject(numbers[row], fault, raw[row])
+                self.tally.reject(numbers[int(row)], fault, raw[row])
             bad |= where
         if bad.any():
             columns = {name: column[~bad] for name, column in columns.items()}
-        if self.ordered and np.isnan(columns["order"]).any():
-            self.ordered = False
-            self.columns["order"].clear()
         if not self.ordered:
-            del columns["order"]
+            self.columns["order"].clear()
         for name, column in columns.items():
             self.columns[name].append(column)
         self.rows += len(columns["user"])

@@ -130,7 +130,7 @@ def _digest(path: Path) -> str:
 def _frames(dataset: Dataset) -> dict[str, Any]:
     import polars as pl
 
-    interactions = {"user": dataset.user, "item": dataset.item, "rating": dataset.rating}
+    interactions: dict[str, Any] = {"user": dataset.user, "item": dataset.item, "rating": dataset.rating}
     if dataset.time is not None:
         interactions["time"] = dataset.time
     items = dataset.items

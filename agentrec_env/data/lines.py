@@ -49,14 +49,15 @@ def expanded_chunks(path: Path, limits: Limits, chunk: int = _BLOCK) -> Iterator
         return
     from isal import igzip, isal_zlib
 
-    with open(path, "rb") as raw, igzip.IGzipFile(fileobj=raw, mode="rb") as file:
+    damage: tuple[type[Exception], ...] = (OSError, zlib.error, isal_zlib.error)  # the last two are unrelated types
+    with open(path, "rb") as raw, igzip.open(raw, "rb") as file:  # type: ignore[no-untyped-call]
         total = 0
         while True:
             try:
                 data = file.read(chunk)
             except EOFError:
                 raise TruncatedError(f"{path}: the gzip ends too early") from None
-            except (OSError, zlib.error, isal_zlib.error) as error:
+            except damage as error:
                 raise TruncatedError(f"{path}: the gzip is damaged ({error})") from None
             if not data:
                 return
@@ -86,9 +87,9 @@ class TruncatedError(DataError):
 class LineStream:
     """Iterates over a file in blocks of whole lines, counting lines and rejecting over-long ones in a `Tally`.
 
-    `blocks()` yields `(number, lines, block)`: `block` is bytes ending in a newline, `number` the 1-based line number
-    of its first line, `lines` how many it holds. Only newlines end lines (a carriage return before one is left to
-    the parser, as white space).
+    `blocks()` yields `(number, lines, block)`: `block` is bytes ending in a newline, `lines` the same split at its
+    newlines, `number` the 1-based number of the first. Only newlines end lines (a carriage return before one is left
+    to the parser, as white space).
     """
 
     def __init__(self, path: Path, limits: Limits, tally: Tally, line_bytes: int | None = None) -> None:
@@ -97,7 +98,7 @@ class LineStream:
         self.tally = tally
         self.line_bytes = limits.line_bytes if line_bytes is None else line_bytes
 
-    def blocks(self) -> Iterator[tuple[int, int, bytes]]:
+    def blocks(self) -> Iterator[tuple[int, list[bytes], bytes]]:
         number = 1
         chunks = expanded_chunks(self.path, self.limits, min(_BLOCK, self.line_bytes))
         carry = b""
@@ -125,11 +126,12 @@ class LineStream:
                 carry = block[cut:]
                 if cut:
                     block = block[:cut]
-                    count = block.count(b"\n")
-                    yield number, count, block
-                    number += count
+                    lines = block.split(b"\n")
+                    lines.pop()
+                    yield number, lines, block
+                    number += len(lines)
             if carry:
-                yield number, 1, carry + b"\n"
+                yield number, [carry], carry + b"\n"
         except TruncatedError as error:
             raise TruncatedError(
                 f"{error}, after {number - 1:,} whole lines that were fine. Download the file again, or cut it back"
@@ -138,8 +140,8 @@ class LineStream:
 
     def lines(self, strip: bool = True) -> Iterator[tuple[int, bytes]]:
         """Each line with its number: stripped and blank ones left out, or with `strip=False` whole with its end."""
-        for number, _, block in self.blocks():
-            for offset, line in enumerate(block.split(b"\n")[:-1]):
+        for number, lines, _ in self.blocks():
+            for offset, line in enumerate(lines):
                 if not strip:
                     yield number + offset, line + b"\n"
                 elif line := line.strip():

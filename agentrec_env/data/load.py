@@ -256,5 +256,5 @@ def _no_such_source(source: str, path: Path) -> str:
         "dataset",
         source,
         ["synthetic", *present, *sorted(set().union(*CATEGORIES.values()) - set(present))],
-        "Or give the path of a folder with a review and a metadata file, of a review file, or of a CSV or Parquet file.",
+        "Or give the path of a folder with a review and a metadata file, of a review file, or of a CSV or Parquet.",
     )

@@ -229,7 +229,7 @@ def _frame(path: Path, format: str, tally: Tally, wanted: tuple[str, ...]) -> pl
         places = [names.index(name) for name in columns.values()]
         rows = _csv_rows(path, separator, len(names), tally)
         while part := list(islice(rows, _PART)):
-            data = {_LINE: [line for line, _ in part]}
+            data: dict[str, list[Any]] = {_LINE: [line for line, _ in part]}
             for column, place in zip(columns, places, strict=True):
                 data[column] = [row[place] if place < len(row) else None for _, row in part]
             parts.append(pl.DataFrame(data, schema=schema))

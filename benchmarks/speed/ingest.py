@@ -1,7 +1,8 @@
 """How fast and in how much memory review lines are read: ours against pandas and the standard library's json.
 
 The script writes synthetic McAuley-2023 lines (gzipped, no real data), then reads them with each reader in a process
-of its own, interleaved, and prints medians of per-round ratios with their range and each process's peak memory.
+of its own, interleaved, and prints medians of per-round ratios with their range and each process's peak memory. Wall
+time is what a user waits; processor time says the same where other work shares the machine.
 Every reader must end with the same columns: user, item, rating and time.
 """
 
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,19 @@ WORDS = [*TALK.split(), "would", "returned", "broke", "after", "week", "gift", "
 CHUNK = 100_000
 
 
-def write_lines(path: Path, lines: int, seed: int) -> int:
-    """Write `lines` records in 2023 fields; returns the expanded size in bytes. About 415 bytes a line."""
+def write_lines(path: Path, lines: int, seed: int, shuffled: bool = False) -> int:
+    """Write `lines` records in 2023 fields, about 440 bytes each; returns the expanded size in bytes.
+
+    The lines of one user stand together, as they do in the 2023 files; `shuffled` scatters them over the file, which
+    makes every look-up of a user a miss of the processor's caches: the worst case for readers that number users.
+    """
     rng = np.random.default_rng(seed)
     expanded = 0
     with gzip.open(path, "wb", compresslevel=1) as file:
         for start in range(0, lines, CHUNK):
             count = min(CHUNK, lines - start)
-            users = rng.integers(0, max(lines // 3, 1), count)
+            users = rng.integers(start // 3, max((start + count) // 3, start // 3 + 1), count)
+            users = rng.integers(0, max(lines // 3, 1), count) if shuffled else np.sort(users)
             items = np.minimum(rng.pareto(0.9, count) * 50, max(lines // 10, 1)).astype(int)
             ratings = rng.choice([1.0, 2.0, 3.0, 4.0, 5.0], count, p=[0.1, 0.05, 0.08, 0.15, 0.62])
             times = rng.integers(1_300_000_000_000, 1_690_000_000_000, count)
@@ -53,7 +60,7 @@ def write_lines(path: Path, lines: int, seed: int) -> int:
                     "images": [],
                     "asin": f"B{items[row]:09d}",
                     "parent_asin": f"B{items[row]:09d}",
-                    "user_id": f"AE{users[row]:026d}",
+                    "user_id": f"AE{users[row] * 2_654_435_761 % 2**40:026d}",
                     "timestamp": int(times[row]),
                     "helpful_vote": int(words[row] % 3),
                     "verified_purchase": bool(words[row] % 2),
@@ -91,6 +98,13 @@ def read_pandas_chunks(path: Path) -> tuple[int, float]:
     return _columns(table)
 
 
+def read_pandas_arrow(path: Path) -> tuple[int, float]:
+    """pandas as a front for pyarrow's own JSON parser, where that is installed; it keeps every column."""
+    import pandas
+
+    return _columns(pandas.read_json(path, lines=True, engine="pyarrow"))
+
+
 def _columns(table: Any) -> tuple[int, float]:
     table["user_id"].factorize()
     table["parent_asin"].factorize()
@@ -115,6 +129,7 @@ READERS: dict[str, Callable[[Path], tuple[int, float]]] = {
     "ours": read_ours,
     "pandas": read_pandas,
     "pandas-chunks": read_pandas_chunks,
+    "pandas-pyarrow": read_pandas_arrow,
     "json": read_json,
 }
 
@@ -136,10 +151,10 @@ def _child(reader: str, path: Path) -> None:
     elif reader.startswith("pandas"):
         import pandas  # noqa: F401
     base = _peak_mb()
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     rows, stars = READERS[reader](path)
-    seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "peak_mb": _peak_mb(), "import_mb": base, "rows": rows, "stars": stars}))
+    spent = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - worked}
+    print(json.dumps({**spent, "peak_mb": _peak_mb(), "import_mb": base, "rows": rows, "stars": stars}))
 
 
 def _peak_mb() -> float:
@@ -149,10 +164,10 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
 
 
-def compare(lines: int, repeats: int, readers: list[str], folder: Path, seed: int) -> dict[str, Any]:
+def compare(lines: int, repeats: int, readers: list[str], folder: Path, seed: int, shuffled: bool) -> dict[str, Any]:
     """Interleaved rounds of all readers on one file; ratios are taken within a round."""
     path = folder / f"{lines}.jsonl.gz"
-    expanded = write_lines(path, lines, seed)
+    expanded = write_lines(path, lines, seed, shuffled)
     rounds: list[dict[str, dict[str, float]]] = []
     for number in range(repeats):
         order = readers if number % 2 == 0 else readers[::-1]
@@ -160,19 +175,30 @@ def compare(lines: int, repeats: int, readers: list[str], folder: Path, seed: in
         for reader in readers:
             if (rounds[-1][reader]["rows"], rounds[-1][reader]["stars"]) != (lines, rounds[-1]["ours"]["stars"]):
                 raise SystemExit(f"{reader} read something else: {rounds[-1]}")
-    table = {}
+    table: dict[str, dict[str, Any]] = {}
     for reader in readers:
-        ratios = [one[reader]["seconds"] / one["ours"]["seconds"] for one in rounds]
-        table[reader] = {
-            "seconds": statistics.median(one[reader]["seconds"] for one in rounds),
-            "times_ours": statistics.median(ratios),
-            "times_ours_range": [min(ratios), max(ratios)],
+        table[reader] = {}
+        for clock in ("seconds", "cpu_seconds"):
+            ratios = [one[reader][clock] / one["ours"][clock] for one in rounds]
+            table[reader] |= {
+                clock: statistics.median(one[reader][clock] for one in rounds),
+                f"{clock}_times_ours": statistics.median(ratios),
+                f"{clock}_times_ours_range": [min(ratios), max(ratios)],
+            }
+        table[reader] |= {
             "peak_mb": max(one[reader]["peak_mb"] for one in rounds),
             "import_mb": max(one[reader]["import_mb"] for one in rounds),
         }
     size = path.stat().st_size
     path.unlink()
-    return {"lines": lines, "repeats": repeats, "gzip_bytes": size, "expanded_bytes": expanded, "readers": table}
+    return {
+        "lines": lines,
+        "shuffled": shuffled,
+        "repeats": repeats,
+        "gzip_bytes": size,
+        "expanded_bytes": expanded,
+        "readers": table,
+    }
 
 
 def main() -> None:
@@ -180,8 +206,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--readers", nargs="+", choices=list(READERS), default=list(READERS))
+    default = [reader for reader in READERS if reader != "pandas-pyarrow" or find_spec("pyarrow")]
+    parser.add_argument("--readers", nargs="+", choices=list(READERS), default=default)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shuffled", action="store_true", help="users in random order: the worst case")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     parser.add_argument("--child", nargs=2, metavar=("READER", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -192,17 +220,18 @@ def main() -> None:
     results = []
     with tempfile.TemporaryDirectory(prefix="agentrec-ingest-") as folder:
         for lines in args.lines:
-            result = compare(lines, args.repeats, readers, Path(folder), args.seed)
+            result = compare(lines, args.repeats, readers, Path(folder), args.seed, args.shuffled)
             results.append(result)
             size, packed = result["expanded_bytes"] / 1e6, result["gzip_bytes"] / 1e6
             print(f"{lines:,} lines, {size:,.0f} MB ({packed:,.0f} MB gz)")
             for reader, row in result["readers"].items():
-                low, high = row["times_ours_range"]
-                print(
-                    f"  {reader:14} {row['seconds']:8.2f} s   {row['times_ours']:6.2f} x ours ({low:.2f}..{high:.2f})"
-                    f"   peak {row['peak_mb']:8,.0f} MB (imports {row['import_mb']:,.0f})",
-                    flush=True,
+                clocks = "   ".join(
+                    f"{name} {row[clock]:6.2f} s, {row[f'{clock}_times_ours']:5.2f} x ours"
+                    f" ({row[f'{clock}_times_ours_range'][0]:.2f}..{row[f'{clock}_times_ours_range'][1]:.2f})"
+                    for name, clock in (("wall", "seconds"), ("cpu", "cpu_seconds"))
                 )
+                memory = f"peak {row['peak_mb']:6,.0f} MB (imports {row['import_mb']:,.0f})"
+                print(f"  {reader:14} {clocks}   {memory}", flush=True)
     report = {"cpus": os.cpu_count(), "python": platform.python_version(), "runs": results}
     if args.out:
         temporary = args.out.with_name(f".{args.out.name}.tmp")

@@ -207,8 +207,8 @@ BAD_REVIEWS = {
         b'{"user_id":"U","parent_asin":"I","rating":1e999}',
     ],
     "time": [review(timestamp=True), review(timestamp="today"), review(timestamp=1_600_000_000), review(timestamp=-1)],
-    "huge": [review(timestamp=10**30), review(timestamp=10**300), review(rating=10**400), review(order=10**30)],
-    "order": [review(order=-1), review(order=1.5), review(order="1")],
+    "huge": [review(timestamp=10**30), review(timestamp=10**300), review(rating=10**400)],
+    "order": [review(order=True), review(order=[1]), review(order="1")],
     "deep": [b'{"user_id":"U","parent_asin":"I","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"],
     "not UTF-8": [b'{"user_id":"\xff","parent_asin":"I"}', b'{"user_id":"\\ud800","parent_asin":"I"}'],
 }
@@ -251,6 +251,9 @@ def test_order_counts_only_where_every_line_states_it(folder: Path) -> None:
     assert result.order is not None
     assert result.order.tolist() == [1, 0]
     assert read_reviews(write(folder, [*lines, review(item="I3")]), "amazon-2023-reviews").order is None
+    wrong = [review(order=-1), review(order=1.5), review(order=10**30)]
+    result = read_reviews(write(folder, lines + wrong), "amazon-2023-reviews")
+    assert (len(result.user), [bad.line for bad in result.report.bad_lines]) == (2, [3, 4, 5])
 
 
 def test_two_different_reviews_of_one_item_are_both_kept(folder: Path) -> None:
