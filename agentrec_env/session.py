@@ -52,8 +52,8 @@ class Rules:
     def __post_init__(self) -> None:
         for name, value, least in (
             ("max_calls", self.max_calls, 0),
-            ("max_turns", self.turns_allowed, 1),
             ("retries", self.retries, 0),
+            ("max_turns", self.turns_allowed, 1),
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}")
