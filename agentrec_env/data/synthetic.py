@@ -75,7 +75,7 @@ class SyntheticChoices:
     """[I'] item of the world behind each item of the dataset."""
 
     def utilities(self, row: int, items: NDArray[np.int64]) -> NDArray[np.float64]:
-        """True log weight of choosing each of `items` (float64 [C]) for the user of dataset row `row`, just before it.
+        """True log weight (float64 [C]) of choosing each of `items`, for the user of row `row` just before that row.
 
         These are log probabilities over the world's catalogue, so P(choice = c | pool) ∝ exp(utility). Where the pool is
         the choice and negatives drawn uniformly, the Bayes-optimal order is by utility; where a negative c is drawn

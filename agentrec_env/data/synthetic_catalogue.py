@@ -27,7 +27,7 @@ from agentrec_env.data.synthetic_names import (
 NUM_LEAVES = len(LEAVES)
 NUM_STYLES = 8
 """Latent styles: who buys what across categories; no field of an item tells its style."""
-SHELF_SIZE = 256
+SHELF_SIZE = 128
 """Most items on one shelf. A leaf category with more is cut into shelves, which keeps a choice cheap at any size."""
 MIN_LEAF = 10
 TEXT_BLOCK = 4096
@@ -92,7 +92,7 @@ class Catalogue:
     launch: NDArray[np.float64]
     """[I] launch as a fraction of the world's time; negative: there from the start."""
     trend: NDArray[np.float64]
-    """[I, 3] height, peak and width of the item's popularity wave (fractions of the world's time)."""
+    """[3, I] height, peak and width of the item's popularity wave (fractions of the world's time)."""
     partners: NDArray[np.int64]
     """[I, P] items that people buy after this one."""
     shelf: NDArray[np.int64]
@@ -226,8 +226,7 @@ def make_catalogue(num_items: int, seed: int) -> Catalogue:
             np.where(rises, rng.uniform(1.0, 3.0, num_items), 0.0),
             np.where(late, launch + rng.uniform(0.02, 0.1, num_items), rng.uniform(0.0, 1.0, num_items)),
             rng.uniform(0.05, 0.15, num_items),
-        ],
-        axis=1,
+        ]
     )
     partners = _partners(leaf, appeal, rng)
     return Catalogue(

@@ -31,7 +31,7 @@ RECENT = 8
 """How many latest items form the session that interest and complements look back on."""
 IMPOSSIBLE = -1000.0
 """Log weight of what is not on sale yet or owned already: finite, so that differences of utilities are numbers."""
-USER_BLOCK = 1024
+USER_BLOCK = 512
 MAX_LENGTH = 40
 _FAVOURITES = 2
 _NUM_AISLES = int(LEAF_AISLE.max()) + 1
@@ -174,7 +174,7 @@ class Choice:
         line = np.arange(len(shelf))
         items = world.shelves[shelf]
         clock = moments.clock[:, None]
-        height, peak, width = np.moveaxis(world.trend[items], -1, 0)
+        height, peak, width = (part[items] for part in world.trend)
         wave = height * np.exp(-0.5 * ((clock - peak) / width) ** 2)
         score = 0.42 * strengths.crowd * (0.15 + 0.85 * people.weight[:, 2:3]) * (world.appeal[items] + wave)
         score -= strengths.price * (world.band[items] - people.band[:, None]) ** 2
@@ -184,7 +184,9 @@ class Choice:
 
         brand = world.brand[items]
         favourites = people.favourites[line, LEAF_DEPARTMENT[world.leaf[items[:, 0]]]]
-        liking = (brand[:, :, None] == favourites[:, None, :]).any(axis=2) * 2.0
+        liking = np.zeros(brand.shape)
+        for favourite in favourites.T:
+            np.copyto(liking, 2.0, where=brand == favourite[:, None])
         recent, weight = (part[:, :4] for part in moments.recent)
         for step in range(recent.shape[1]):
             liking += 0.8 * weight[:, step, None] * (brand == world.brand[recent[:, step]][:, None])
