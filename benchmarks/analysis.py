@@ -135,7 +135,7 @@ class TrackResult:
     positions: Uniformity | None
     controls: list[Control]
     missing: dict[str, str]
-    """Rows (or seeds) without results, and why."""
+    """Rows of which something could not be played, and why."""
 
 
 @dataclass(frozen=True)

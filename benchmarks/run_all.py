@@ -61,7 +61,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these rows or tracks of the suite alone")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="200 tasks, one seed: about two minutes")
+    size.add_argument("--quick", action="store_true", help="200 tasks, one seed, one track: about two minutes")
     size.add_argument("--full", action="store_true", help="every test task, five seeds")
     parser.add_argument("--tasks", type=int, help="test tasks a row and track")
     parser.add_argument("--seed", type=int, default=0, help="of pools, agents and resampling")
@@ -81,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         size = SIZES["quick" if options.quick else "full" if options.full else "default"]
-        suite = DEFAULT.with_agents(options.agent).only([*options.only, *(options.agent if options.only else [])])
+        suite = DEFAULT.with_agents(options.agent)
+        suite = suite.only([*options.only, *options.agent] if options.only else size.tracks)
         _check_agents(suite.rows)
         folder = Folder(options.out)
         plans = [plan for source in options.dataset or ["synthetic"] for plan in _plan(source, options, suite, size)]
@@ -110,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plan(source: str, options: argparse.Namespace, suite: Suite, size: Size) -> Iterator[Plan]:
     name = Path(source).name or source
     items = runner.load_dataset(source).num_items
-    fitting = [track for track in suite.tracks if track.pool is None or 2 * track.pool <= items]
-    for track in fitting or suite.tracks:
+    fitting = [track for track in suite.tracks if track.pool is None or 2 * track.pool <= items] or list(suite.tracks)
+    for track in fitting:
         world = runner.open_world(source, options.split, options.seed, track)
         available = world.num_tasks("test")
         if not available:
@@ -127,8 +128,9 @@ def _plan(source: str, options: argparse.Namespace, suite: Suite, size: Size) ->
         def unit(row: Row, seed: int, order: int, tasks: tuple[int, ...], track: Track = track) -> Unit:
             return Unit(name, source, options.split, options.seed, track, row, options.seed + seed, order, tasks)
 
-        # Rows that are trained come first: a run that ends with one keeps a single process busy.
-        rows = sorted(suite.rows, key=lambda row: row.seed_argument is None)
+        # Trained rows take longest. First on the first track, for a run that ends with one keeps a single process
+        # busy; last on the others, so that they find in the cache what the first track fitted.
+        rows = sorted(suite.rows, key=lambda row: (row.seed_argument is None) == (track is fitting[0]))
         units = [unit(row, seed, 0, tasks) for row in rows for seed in range(min(row.seeds, size.seeds))]
         units += [unit(row, 0, order + 1, again) for row in rows for order in range(track.reorders)]
         protocol = (
@@ -214,7 +216,8 @@ class _Display:
             self._said = time.monotonic()
             elapsed = self._said - self._begin
             left = elapsed * (self._total - self._done) / max(self._done, 1)
-            news = f"{self._done:,} of {self._total:,} episodes, {elapsed:.0f} s, about {left:.0f} s left"
+            guess = f", about {left:.0f} s left" if 10 * self._done > self._total else ""
+            news = f"{self._done:,} of {self._total:,} episodes, {elapsed:.0f} s{guess}"
             self._console.print(f"{news}: {update.unit.label}", highlight=False, markup=False)
 
 
@@ -222,17 +225,20 @@ def _analyse(plan: Plan, folder: Folder, errors: dict[Place, str], seed: int) ->
     rows: dict[str, Row] = {}
     seeds: dict[str, dict[int, list[Block]]] = {}
     orders: dict[str, list[Block]] = {}
-    missing: dict[str, str] = {}
+    failed: dict[str, list[str]] = {}
     for unit in plan.units:
         blocks = [block for block in folder.finished(unit.place, unit.blocks) if block]
         if len(blocks) < len(unit.blocks):
-            missing[unit.label] = errors.get(unit.place, "some of its blocks are missing")
+            order = f", order {unit.order}" if unit.order else ""
+            error = errors.get(unit.place, "some of its blocks are missing")
+            failed.setdefault(unit.row.name, []).append(f"seed {unit.seed}{order}: {error}")
         elif unit.order:
             orders[unit.row.name] = blocks
         else:
             rows[unit.row.name] = unit.row
             seeds.setdefault(unit.row.name, {})[unit.seed] = blocks
     played = [analysis.Played(row, seeds[name], orders.get(name, ())) for name, row in rows.items()]
+    missing = {name: found[0] + (f" (and {len(found) - 1} more)" * (len(found) > 1)) for name, found in failed.items()}
     rng = np.random.default_rng([seed, 2])
     return analysis.analyse(plan.dataset, plan.track, plan.protocol, played, missing, rng)
 

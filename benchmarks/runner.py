@@ -12,6 +12,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing.connection import Connection, wait
@@ -22,6 +23,7 @@ import numpy as np
 
 from agentrec_env.data.dataset import Dataset
 from agentrec_env.data.load import load
+from agentrec_env.data.splits import SPLITS, Split
 from agentrec_env.data.world import World
 from agentrec_env.types import Task
 from benchmarks.records import Block, Folder, Place, Record
@@ -82,7 +84,10 @@ def run(units: Sequence[Unit], folder: Folder, jobs: int) -> Iterator[Update]:
         for unit in units:
             yield from _updates(unit, folder)
         return
-    queue = list(reversed(units))
+    groups: dict[tuple[str, str, str], list[Unit]] = {}
+    for unit in units:
+        groups.setdefault((unit.dataset, unit.track.name, unit.row.key), []).append(unit)
+    queue = list(groups.values())
     workers = [_Worker(folder) for _ in range(min(jobs, len(queue)))]
     try:
         while sum(worker.take(queue) for worker in workers):
@@ -96,10 +101,14 @@ def run(units: Sequence[Unit], folder: Folder, jobs: int) -> Iterator[Update]:
 
 
 class _Worker:
-    """A process that plays one unit after another; replaced when it dies."""
+    """A process that plays one unit after another; replaced when it dies.
+
+    It takes all units of a row on a track, because seeds and orders of one agent share what it was fitted on.
+    """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
+        self._group: list[Unit] = []
         self._context = multiprocessing.get_context("spawn")
         self.unit: Unit | None = None
         self._process: BaseProcess | None = None
@@ -110,10 +119,11 @@ class _Worker:
         assert self._process is not None
         return [self._connection, self._process.sentinel]
 
-    def take(self, queue: list[Unit]) -> bool:
+    def take(self, queue: list[list[Unit]]) -> bool:
         """Start the next unit where this worker is free; whether it has one."""
-        if self.unit is None and queue:
-            self.unit = queue.pop()
+        if self.unit is None and (self._group or queue):
+            self._group = self._group or queue.pop(0)
+            self.unit = self._group.pop(0)
             if self._process is None:
                 self._connection, theirs = self._context.Pipe()
                 self._process = self._context.Process(target=_serve, args=(theirs, self._folder), daemon=True)
@@ -144,9 +154,15 @@ class _Worker:
         yield Update(died, error=f"its process ended with exit code {code}")
 
     def stop(self) -> None:
-        if self._process is not None:
+        """End the process: an idle one leaves by itself when its connection closes, a busy one is told to."""
+        if self._process is None or self._connection is None:
+            return
+        self._connection.close()
+        if self.unit is not None:
             self._process.terminate()
-            self._process.join()
+        self._process.join(timeout=10)
+        if self._process.is_alive():
+            self._process.kill()
 
 
 def _serve(connection: Connection[Any, Any], folder: Folder) -> None:
@@ -195,7 +211,7 @@ def open_envs(unit: Unit) -> tuple[Any, Callable[..., Any]]:
     world = open_world(unit.source, unit.split, unit.pool_seed, unit.track)
     if unit.order:
         world = Reordered(world, unit.order)
-    return RecVectorEnv(NUM_ENVS, dataset=world, task_split="test"), play
+    return RecVectorEnv(NUM_ENVS, world=world, task_split="test"), play
 
 
 @lru_cache(maxsize=4)
@@ -204,9 +220,15 @@ def load_dataset(source: str) -> Dataset:
     return load(source)
 
 
+@lru_cache(maxsize=4)
+def load_split(source: str, split: str) -> Split:
+    """The split of a source, kept because what agents are fitted on hangs on it."""
+    return SPLITS.get(split)(load_dataset(source))
+
+
 def open_world(source: str, split: str, seed: int, track: Track) -> World:
     """Dataset, split and pools of a track."""
-    return World(load_dataset(source), split=split, seed=seed, **track.env)
+    return World(load_dataset(source), split=load_split(source, split), seed=seed, **track.env)
 
 
 class Reordered(World):
@@ -230,6 +252,8 @@ def _make_agent(unit: Unit, envs: Any) -> Any:
     agent = make(unit.row.agent, **unit.row.arguments(unit.seed))
     if hasattr(agent, "bind"):
         agent.bind(envs)
+        with suppress(AttributeError):  # an agent with __slots__ is bound again for every block
+            agent.bound_to = envs
     return agent
 
 

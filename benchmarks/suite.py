@@ -84,6 +84,8 @@ class Size:
     """Of these, how many are played again in other orders."""
     seeds: int
     """At most this many seeds a row."""
+    tracks: tuple[str, ...] = ()
+    """Tracks that are played unless others are asked for by name; empty: all."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Suite:
 
 
 SIZES = {
-    "quick": Size("quick", tasks=200, reorder_tasks=100, seeds=1),
+    "quick": Size("quick", tasks=200, reorder_tasks=100, seeds=1, tracks=("pool-20",)),
     "default": Size("default", tasks=1_000, reorder_tasks=200, seeds=3),
     "full": Size("full", tasks=None, reorder_tasks=1_000, seeds=5),
 }

@@ -172,7 +172,7 @@ def remarks(result: TrackResult) -> list[str]:
             f"The positive stands {verdict} over the places of the pool (chi-square {test.statistic:.1f}, "
             f"{test.degrees} degrees of freedom, p = {p_value(test.p)})."
         )
-    said += [f"{name} has no result: {error}" for name, error in result.missing.items()]
+    said += [f"{name} is not complete: {error}" for name, error in result.missing.items()]
     for row in result.rows:
         if row.failed:
             example = f" For example: {row.error}" if row.error else ""

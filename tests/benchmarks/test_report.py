@@ -192,7 +192,7 @@ def test_the_screen_shows_rows_failures_and_missing_rows(report: Report) -> None
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "best baseline" in shown
     assert "10.0 % of its episodes ended by an error" in shown
-    assert "ease has no result" in shown
+    assert "ease is not complete" in shown
 
 
 @pytest.mark.browser
