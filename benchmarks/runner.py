@@ -134,7 +134,8 @@ class _Worker:
         return self.unit is not None
 
     def news(self) -> Iterator[Update]:
-        assert self.unit is not None
+        unit = self.unit
+        assert unit is not None
         assert self._connection is not None
         assert self._process is not None
         try:
@@ -149,9 +150,9 @@ class _Worker:
         except EOFError:
             pass
         self._process.join()
-        died, code = self.unit, self._process.exitcode
+        code = self._process.exitcode
         self.unit = self._process = None
-        yield Update(died, error=f"its process ended with exit code {code}")
+        yield Update(unit, error=f"its process ended with exit code {code}")
 
     def stop(self) -> None:
         """End the process: an idle one leaves by itself when its connection closes, a busy one is told to."""
@@ -249,7 +250,7 @@ class Reordered(World):
 def _make_agent(unit: Unit, envs: Any) -> Any:
     from agents import make
 
-    agent = make(unit.row.agent, **unit.row.arguments(unit.seed))
+    agent: Any = make(unit.row.agent, **unit.row.arguments(unit.seed))
     if hasattr(agent, "bind"):
         agent.bind(envs)
         with suppress(AttributeError):  # an agent with __slots__ is bound again for every block
