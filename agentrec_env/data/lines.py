@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import cast
 
 from agentrec_env.data.report import DataError, Limits, Tally
 
@@ -49,12 +50,17 @@ def expanded_chunks(path: Path, limits: Limits, chunk: int = _BLOCK) -> Iterator
         return
     from isal import igzip, isal_zlib
 
-    damage: tuple[type[Exception], ...] = (OSError, zlib.error, isal_zlib.error)  # the last two are unrelated types
-    with open(path, "rb") as raw, igzip.open(raw, "rb") as file:  # type: ignore[no-untyped-call]
+    damage = (OSError, zlib.error, cast(type[Exception], isal_zlib.error))  # the last two are unrelated types
+    with (
+        open(path, "rb") as raw,
+        igzip.open(raw, "rb") as file,  # type: ignore[no-untyped-call]
+        ThreadPoolExecutor(1) as ahead,  # decompresses the next chunk, without the GIL, while this one is parsed
+    ):
         total = 0
+        coming = ahead.submit(file.read, chunk)
         while True:
             try:
-                data = file.read(chunk)
+                data = coming.result()
             except EOFError:
                 raise TruncatedError(f"{path}: the gzip ends too early") from None
             except damage as error:
@@ -62,19 +68,20 @@ def expanded_chunks(path: Path, limits: Limits, chunk: int = _BLOCK) -> Iterator
             if not data:
                 return
             total += len(data)
-            _check_expansion(path, total, raw, limits)
+            _check_expansion(path, total, raw.tell(), limits)
+            coming = ahead.submit(file.read, chunk)
             yield data
 
 
-def _check_expansion(path: Path, total: int, raw: BinaryIO, limits: Limits) -> None:
+def _check_expansion(path: Path, total: int, packed: int, limits: Limits) -> None:
     if total > limits.expanded_bytes:
         raise DataError(
             f"{path}: expands to more than {limits.expanded_bytes:,} bytes. If the file is sound, raise"
             " Limits.expanded_bytes."
         )
-    if total > _RATIO_AFTER and total > limits.expansion_ratio * raw.tell():
+    if total > _RATIO_AFTER and total > limits.expansion_ratio * packed:
         raise DataError(
-            f"{path}: {raw.tell():,} compressed bytes expanded to {total:,}, more than"
+            f"{path}: {packed:,} compressed bytes expanded to {total:,}, more than"
             f" {limits.expansion_ratio:g} times; this looks like a gzip bomb. If the file is sound, raise"
             " Limits.expansion_ratio."
         )
