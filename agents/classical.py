@@ -29,7 +29,7 @@ class Random(ScoringAgent):
 
 
 class Identity(ScoringAgent):
-    """The candidates in the order shown (the catalogue's, in catalogue mode). Control row: must score as random does."""
+    """The candidates in the order shown (of the catalogue, in catalogue mode). Control row: must score as random."""
 
     def scores(self, view: View, items: IntArray) -> FloatArray:
         return -np.arange(len(items), dtype=np.float64)
@@ -108,7 +108,8 @@ class EASE(ScoringAgent):
     def scores(self, view: View, items: IntArray) -> FloatArray:
         weights = ease_weights(view.evidence, self.regularisation)
         # Row by row: the same sums whatever the order of items.
-        return weights[view.known][:, items].astype(np.float64).sum(axis=0)
+        total: FloatArray = weights[view.known][:, items].astype(np.float64).sum(axis=0)
+        return total
 
 
 def ease_weights(evidence: Evidence, regularisation: float) -> NDArray[np.float32]:
@@ -120,8 +121,8 @@ def ease_weights(evidence: Evidence, regularisation: float) -> NDArray[np.float3
     count = evidence.data.num_items
     if count > EASE_MAX_ITEMS:
         raise ValueError(
-            f"EASE inverts a {count} × {count} matrix ({4e-9 * count * count:.0f} GB), more than the {EASE_MAX_ITEMS} items "
-            "it is allowed; raise k_core, or use item_knn, which is sparse"
+            f"EASE inverts a {count} × {count} matrix ({4e-9 * count * count:.0f} GB) and is allowed "
+            f"{EASE_MAX_ITEMS} items; raise k_core, or use item_knn, which is sparse"
         )
     name = f"ease {regularisation!r}"
     if name not in evidence.cache:

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 def save_model(kind: str, key: str, data: bytes) -> None:
-    """Keep ``data`` under ``cache_dir()/models``. A cache that cannot be written is no error: a later run trains again."""
+    """Keep ``data`` under ``cache_dir()/models``. Where that cannot be written, a later run trains again."""
     path = _path(kind, key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

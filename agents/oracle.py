@@ -19,10 +19,10 @@ from agents.protocol import Observation, ScoringAgent
 class Oracle(ScoringAgent):
     """Sorts by the posterior probability of being the choice, given the pool.
 
-    The pool holds the choice c with probability ∝ exp(utility) and negatives drawn with odds q, so the posterior of c is
-    ∝ exp(utility(c)) / q(c). Uniform negatives have a constant q, popularity negatives q = popularity (drawn without
-    replacement, for which this is a close approximation); the odds of hard and other negatives are not known and taken as
-    constant. Without a choice model the target comes first.
+    The pool holds the choice c with probability ∝ exp(utility) and negatives drawn with odds q, so the posterior of
+    c is ∝ exp(utility(c)) / q(c). Uniform negatives have a constant q, popularity negatives q = popularity (drawn
+    without replacement, for which this is a close approximation); the odds of hard and other negatives are not known
+    and taken as constant. Without a choice model the target comes first.
     """
 
     _tasks: dict[int, Task]

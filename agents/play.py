@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -41,10 +41,10 @@ def play(
         IndexError: a task that the task split does not have.
 
     Returns:
-        Episodes in the order of ``tasks``. One whose agent raised has stop AGENT_ERROR and is paid as invalid; one whose
-        tool or environment raised has ENVIRONMENT_ERROR; both hold the error's text.
+        Episodes in the order of ``tasks``. One whose agent raised has stop AGENT_ERROR and is paid as invalid; one
+        whose tool or environment raised has ENVIRONMENT_ERROR; both hold the error's text.
     """
-    envs = cast(RecVectorEnv, envs.unwrapped)
+    envs = envs.unwrapped
     player = make(agent)
     queue = list(range(envs.num_tasks) if tasks is None else tasks)
     for task in queue:

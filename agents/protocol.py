@@ -41,8 +41,9 @@ class Environments(Protocol):
 class Agent(Protocol):
     """Plays any number of episodes at once, one a row.
 
-    Optional beside these: ``bind(envs)``, called before anything else and perhaps again with the same, for agents that read numbers instead of text or
-    that must be fitted; and ``metrics``, a mapping of figures to report with the results (seconds of training, say).
+    Optional beside these: ``bind(envs)``, called before anything else and perhaps again with the same, for agents that
+    read numbers instead of text or that must be fitted; and ``metrics``, a mapping of figures to report with the
+    results (seconds of training, say).
     """
 
     def reset(self, num_envs: int, seed: int) -> None:
@@ -96,8 +97,8 @@ def make(source: str | type | Callable[..., Any] | Agent, **kwargs: Any) -> Agen
         return FunctionAgent(thing, **kwargs)
     if not isinstance(thing, Agent):
         raise TypeError(
-            f"{label!r} is no agent: it needs reset(num_envs, seed) and act(observations, rows) -> list[str], or must be "
-            "a function of one observation that returns the text of an action"
+            f"{label!r} is no agent: it needs reset(num_envs, seed) and act(observations, rows) -> list[str], or must "
+            "be a function of one observation that returns the text of an action"
         )
     return thing
 

@@ -53,7 +53,7 @@ class SASRecConfig:
     max_length: int = 50
     """Longest input sequence, in items; longer histories are cut into windows for training."""
     epochs: int = 60
-    patience: int = 3
+    patience: int = 5
     """Early stopping: checks without a better N@10 on held-out last items."""
     check_every: int = 2
     batch_size: int = 128
@@ -326,7 +326,7 @@ def signal(view: View, items: IntArray) -> FloatArray:
 
 def _scores(model: SASRecModel, view: View, items: IntArray) -> FloatArray:
     history = view.known[-model.config.max_length :] + 1
-    with torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         state = model(torch.from_numpy(history)[None])[0, -1].double().numpy()
     weight, bias = model.item.weight.detach().numpy(), model.bias.detach().numpy()
     # A sum per item, not a matrix product: the last bit of a score must not depend on the order of items.

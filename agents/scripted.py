@@ -107,7 +107,7 @@ class ScriptedAgent:
 
 
 def strengths(text: str) -> list[dict[str, float]]:
-    """Strength by mark for each line (``what: [3]=8 [12]=5; others 0``) or list of lines (``[ID] title = 8``) of ``text``.
+    """Strength by mark for each line (``what: [3]=8 [12]=5; others 0``) or run of lines (``[ID] title = 8``).
 
     Places within a line count, as they are finer than strengths: a later mark is a hair weaker.
     """
