@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentrec_env.data.dataset import Dataset, Items
-from agentrec_env.data.synthetic_catalogue import Catalogue, asin, make_catalogue
+from agentrec_env.data.synthetic_catalogue import Catalogue, ItemText, asin, make_catalogue
 from agentrec_env.data.synthetic_choice import (
     MAX_LENGTH,
     SPAN,
@@ -77,7 +77,7 @@ class SyntheticChoices:
     def utilities(self, row: int, items: NDArray[np.int64]) -> NDArray[np.float64]:
         """True log weight (float64 [C]) of choosing each of `items`, for the user of row `row` just before that row.
 
-        These are log probabilities over the world's catalogue, so P(choice = c | pool) ∝ exp(utility). Where the pool is
+        These are log probabilities over the shop's catalogue, so P(choice = c | pool) ∝ exp(utility). Where the pool is
         the choice and negatives drawn uniformly, the Bayes-optimal order is by utility; where a negative c is drawn
         with probability q(c), it is by utility − log q(c): the pool is then likely to hold c whatever was chosen.
         What the user owns already or what is not on sale yet is far down (about -1000), but finite.
@@ -167,7 +167,7 @@ class SyntheticWorld:
             ids=[asin(self.seed, number) for number in kept.tolist()],
             titles=[page.title for page in pages],
             brands=[page.store for page in pages],
-            categories=[page.categories for page in pages],
+            categories=[page.categories or _department(page) for page in pages],
             prices=np.array([np.nan if page.price is None else page.price for page in pages]),
             descriptions=["\n".join((*page.description, *page.features)) for page in pages],
         )
@@ -202,6 +202,11 @@ def make_world(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} is {value!r}; give a whole number of at least {least}")
     return SyntheticWorld(num_users, seed, make_catalogue(num_items, seed), strengths or Strengths())
+
+
+def _department(page: ItemText) -> tuple[str, ...]:
+    """All that the page says of the category where the path is missing, as the readers see it."""
+    return () if page.main_category is None else (page.main_category,)
 
 
 def _times(length: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
