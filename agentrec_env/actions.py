@@ -36,7 +36,7 @@ from agentrec_env.types import Choice, Invalid, Ranking, ToolCall
 Mode: TypeAlias = Literal["rank", "pair", "catalog"]
 Action: TypeAlias = list[ToolCall] | Ranking | Choice | Invalid
 
-_MARK = re.compile(r"<think>|</think>|<tool_call>|<answer>|\\boxed\s{0,8}\{")
+_MARK = re.compile(r"<(?:think|/think|tool_call|answer)>|\\boxed\s{0,8}\{")
 # A JSON error costs time linear in the text before it (its line number is counted), so there may only be so many.
 _MAX_FAILURES = 16
 _SPACE = re.compile(r"\s*")
@@ -55,7 +55,7 @@ def _finite(digits: str) -> float:
     return value
 
 
-_decode = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite).raw_decode
+_scan = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite).scan_once
 
 
 class _Malformed(Exception):
@@ -108,14 +108,14 @@ def parse(text: str, num_candidates: int, mode: Mode = "rank") -> Action:
                     break
     if errors:
         return errors[0]
-    if calls and answers:
+    if calls and not answers:
+        return calls
+    if calls:
         return Invalid("mixed", "A tool call and an answer in one message; send either calls or the answer.")
-    if any(answer != answers[0] for answer in answers):
+    if len(answers) > 1 and any(answer != answers[0] for answer in answers):
         return Invalid("several_answers", f"{len(answers)} answers that differ in one message; send one.")
     if answers:
         return answers[0]
-    if calls:
-        return calls
     return Invalid(
         "no_action",
         'Neither a tool call nor an answer. Write <tool_call>{"name": …, "arguments": {…}}</tool_call> '
@@ -218,9 +218,12 @@ def _content(text: str, at: int, num_candidates: int, mode: Mode) -> tuple[Ranki
 def _json(text: str, at: int, what: str, advice: str) -> tuple[Any, int]:
     at = _skip(text, at)
     try:
-        value, end = _decode(text, at)
-        if "\\u" in text[at:end] or not text[at:end].isascii():
-            json.dumps(value, ensure_ascii=False).encode()  # lone surrogates
+        value, end = _scan(text, at)
+        written = text[at:end]
+        if "\\u" in written or not written.isascii():
+            json.dumps(value, ensure_ascii=False).encode()  # fails on lone surrogates
+    except StopIteration:
+        raise _Malformed("bad_json", f"The {what} is not valid JSON (a value is missing); {advice}.") from None
     except RecursionError:
         raise _Malformed("bad_json", f"The {what} is nested too deeply; {advice}.") from None
     except UnicodeEncodeError:
@@ -233,6 +236,8 @@ def _json(text: str, at: int, what: str, advice: str) -> tuple[Any, int]:
 
 def _close(text: str, at: int, token: str, code: str) -> int:
     """The place after ``token``, which may be missing only at the end of the text."""
+    if text.startswith(token, at):
+        return at + len(token)
     at = _skip(text, at)
     if text.startswith(token, at):
         return at + len(token)
@@ -242,6 +247,9 @@ def _close(text: str, at: int, token: str, code: str) -> int:
 
 
 def _skip(text: str, at: int) -> int:
+    """The place of the next character that is no white space."""
+    if at < len(text) and "!" <= text[at] <= "~":
+        return at
     match = _SPACE.match(text, at)
     return match.end() if match else at
 

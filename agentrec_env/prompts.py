@@ -6,10 +6,9 @@ from the agent itself passes through `neutralise` before it is shown.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
-
-import numpy as np
 
 from agentrec_env.actions import Mode, example
 from agentrec_env.data.dataset import Items
@@ -40,16 +39,30 @@ _CALL = '<tool_call>{"name": "tool", "arguments": {"argument": "value"}}</tool_c
 
 def item_name(items: Items, item: int) -> str:
     """How an item is called wherever a model reads of it: its title on one line, or that it has none."""
-    names: dict[int, str] = items.cache.setdefault("prompts.names", {})
-    name = names.get(item)
-    if name is None:
-        title = one_line(items.titles[item] or "")
+    return _Names.of(items)[item]
+
+
+class _Names(dict[int, str]):
+    """Names made so far, item index -> name; one an `Items`, since every prompt of every row shows some of them."""
+
+    def __init__(self, items: Items) -> None:
+        self._items = items
+
+    @classmethod
+    def of(cls, items: Items) -> _Names:
+        names: _Names | None = items.cache.get("prompts.names")
+        if names is None:
+            names = items.cache["prompts.names"] = cls(items)
+        return names
+
+    def __missing__(self, item: int) -> str:
+        title = one_line(self._items.titles[item] or "")
         if title:
             name = neutralise(clip(title, TITLE_LIMIT))
         else:
-            name = f"unknown title (item {neutralise(one_line(clip(items.ids[item], TITLE_LIMIT)))})"
-        names[item] = name
-    return name
+            name = f"unknown title (item {neutralise(one_line(clip(self._items.ids[item], TITLE_LIMIT)))})"
+        self[item] = name
+        return name
 
 
 def task_prompt(view: View, rules: str, mode: Mode, direction: Direction | None = None) -> str:
@@ -61,19 +74,19 @@ def task_prompt(view: View, rules: str, mode: Mode, direction: Direction | None 
         mode: Form of the answer.
         direction: Which of a pair is asked for.
     """
+    names = _Names.of(view.items)
     lines = [_GOAL[direction or mode], "", "The user's latest items, oldest first:"]
     ratings = view.known_ratings[len(view.known_ratings) - len(view.history) :]
     for item, rating in zip(view.history.tolist(), ratings.tolist(), strict=True):
-        rated = "" if np.isnan(rating) else f" (rated {rating:g} of 5)"
-        lines.append(f"- {item_name(view.items, item)}{rated}")
+        rated = "" if math.isnan(rating) else f" (rated {rating:g} of 5)"
+        lines.append(f"- {names[item]}{rated}")
     if mode == "rank":
         lines += ["", f"The {len(view.candidates)} candidates:"]
-        lines += [f"{n}. {item_name(view.items, item)}" for n, item in enumerate(view.candidates.tolist(), 1)]
+        lines += [f"{n}. {names[item]}" for n, item in enumerate(view.candidates.tolist(), 1)]
     elif mode == "pair":
         lines += ["", "The two items:"]
         lines += [
-            f"{letter}. {item_name(view.items, item)}"
-            for letter, item in zip("AB", view.candidates.tolist(), strict=True)
+            f"{letter}. {names[item]}" for letter, item in zip("AB", view.candidates.tolist(), strict=True)
         ]
     lines += ["", rules]
     return "\n".join(lines)

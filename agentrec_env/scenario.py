@@ -115,7 +115,8 @@ class Scenario:
             max_turns=config.max_turns,
             retries=config.retries,
         )
-        self.num_tasks = world.num_tasks(config.task_split)
+        self._positions = world.positions(config.task_split)
+        self.num_tasks = len(self._positions)
         if self.num_tasks == 0:
             raise ValueError(
                 f"dataset {world.dataset.name!r} has no {config.task_split!r} tasks under split {world.split.name!r}: "
@@ -146,24 +147,30 @@ class Scenario:
         """The task of the next episode.
 
         Args:
-            generator: Of the row. It moves by the same amount whatever the options.
+            generator: Of the row.
             seeded: Whether this reset was given a seed; a task named without one has its fixed evaluation pool.
             options: "task" (index), "negative" (item index or id) and "direction", the last two in pair mode.
         """
-        index, seed, coin = (int(x) for x in generator.integers([self.num_tasks, 2**31, 2]))
+        index, coin = int(generator.integers(self.num_tasks)), int(generator.integers(2))
         options = options or {}
         for name in options:
             if name not in _OPTIONS:
                 raise ValueError(did_you_mean("reset option", name, _OPTIONS))
         named = options.get("task")
-        pool_seed: int | None = seed
         if named is not None:
             if isinstance(named, bool) or not isinstance(named, int | np.integer):
                 raise TypeError(f'options["task"] is a task index, 0..{self.num_tasks - 1}; got {named!r}')
             index = int(named)
-            if not seeded:
-                pool_seed, coin = None, index % 2
-        task = self.world.task(self.config.task_split, index, pool_seed)
+            if not 0 <= index < self.num_tasks:
+                raise IndexError(
+                    f'options["task"]: there are {self.num_tasks} {self.config.task_split!r} tasks, '
+                    f"0..{self.num_tasks - 1}; got {index}"
+                )
+        if named is None or seeded:
+            user, position = self._positions[index].tolist()
+            task = self.world.build_task(self.config.task_split, index, user, position, generator)
+        else:
+            task, coin = self.world.task(self.config.task_split, index), index % 2
         if self.rules.mode != "pair":
             for name in ("negative", "direction"):
                 if options.get(name) is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +24,8 @@ from agentrec_env.types import Choice, Episode, Invalid, Ranking, StopReason, Ta
 
 METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
 """What `info` and episodes report, all judged on the first ten of the list."""
+
+_ANSWERS = (Ranking, Choice)
 
 Step = tuple[str, float, bool, bool, dict[str, Any]]
 
@@ -63,12 +65,12 @@ class Rules:
         """Tools and form of an action, as every prompt of the environment ends."""
         return prompts.rules(self.tools.values(), self.mode, self.max_calls, self.num_candidates)
 
-    @property
+    @cached_property
     def turns_allowed(self) -> int:
         """Actions allowed in an episode."""
         return self.max_calls + self.retries + 1 if self.max_turns is None else self.max_turns
 
-    @property
+    @cached_property
     def num_candidates(self) -> int:
         """C, the size of the pool; 0 in catalogue mode."""
         return 0 if self.world.num_candidates == "catalog" else int(self.world.num_candidates)
@@ -81,7 +83,7 @@ class Session:
         task: The task, target included: for the judge, not for agents.
         view: What agents and tools may know.
         prompt: The first observation.
-        turns: The actions so far and what they brought.
+        turns: The actions so far and what they brought: (action text, calls made, observation text) of each.
         calls: Tool calls made.
         stop: Why the episode ended; None while it runs.
         ranking: Item indices as judged, best first, at most ten.
@@ -96,7 +98,7 @@ class Session:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        self.turns: list[Turn] = []
+        self.turns: list[tuple[str, tuple[ToolCall, ...], str]] = []
         self.calls = 0
         self.mistakes = 0
         self.stop: StopReason | None = None
@@ -155,7 +157,7 @@ class Session:
         observation, code = "", None
         if isinstance(action, list):
             action = self._known_tools(action)
-        elif isinstance(action, Ranking | Choice):
+        elif isinstance(action, _ANSWERS):
             action = self._judge(action)
 
         if isinstance(action, Invalid):
@@ -174,7 +176,7 @@ class Session:
             calls = tuple(action)
             observation = self._observe(calls)
             self.calls += len(calls)
-        self.turns.append(Turn(text, calls, observation, 0.0))
+        self.turns.append((text, calls, observation))
         return self._result(observation, code)
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
@@ -207,7 +209,7 @@ class Session:
             user_id=self.rules.world.dataset.user_ids[task.user],
             seed=seed,
             prompt=self.prompt,
-            turns=tuple(replace(turn, seconds=time) for turn, time in zip(self.turns, times, strict=False)),
+            turns=tuple(Turn(*turn, time) for turn, time in zip(self.turns, times, strict=False)),
             candidates=tuple(task.candidates.tolist()),
             ranking=self.ranking,
             target=task.target,

@@ -15,10 +15,10 @@ def transcript(session: Session) -> str:
     """The episode so far: the prompt, each action and what it brought, and at the end the judged list."""
     task, items = session.task, session.view.items
     parts = [f"{_RULE}\ntask {task.index} ({task.split})\n{_RULE}", session.prompt]
-    for number, turn in enumerate(session.turns, 1):
-        parts.append(f"── action {number} {_RULE[:40]}\n{turn.action}")
-        if turn.observation:
-            parts.append(turn.observation)
+    for number, (action, _, observation) in enumerate(session.turns, 1):
+        parts.append(f"── action {number} {_RULE[:40]}\n{action}")
+        if observation:
+            parts.append(observation)
     if session.stop is not None:
         lines = [f"── {session.stop} {_RULE[:40]}"]
         if session.error:
