@@ -199,7 +199,8 @@ def item_knn_rated(pool: Pool) -> FloatArray:
 @pool_signal
 def co_purchase(pool: Pool) -> FloatArray:
     """log(1 + how often other users took the item together with a known one, summed)."""
-    return np.log1p(pool.cooccurrence.sum(axis=0))
+    together: FloatArray = pool.cooccurrence.sum(axis=0)
+    return np.log1p(together)
 
 
 @pool_signal

@@ -28,7 +28,7 @@ def halvings(values: FloatArray, top: float) -> IntArray:
     """int64 [M]: 8 from ``top`` on, one less for each halving, at least 1; 0 for what is not positive or unknown."""
     positive = values > 0
     exponents = np.log2(np.where(positive, values, top) / top)
-    levels = np.clip(LEVELS + np.floor(exponents), 1, LEVELS).astype(np.int64)
+    levels: IntArray = np.clip(LEVELS + np.floor(exponents), 1, LEVELS).astype(np.int64)
     levels[~positive] = 0
     return levels
 
@@ -37,7 +37,8 @@ def popularity_levels(view: View, counts: FloatArray) -> IntArray:
     """int64 [M]: 0 for never taken, to 8 for as often as the most taken item of the evidence, in steps of the log."""
     top = cached(view.evidence.cache, "top popularity", lambda: int(view.evidence.popularity.max(initial=1)))
     share = np.log1p(np.where(counts > 0, counts, 0.0)) / np.log1p(max(top, 1))
-    return np.clip(np.ceil(LEVELS * share), 0, LEVELS).astype(np.int64)
+    levels: IntArray = np.clip(np.ceil(LEVELS * share), 0, LEVELS).astype(np.int64)
+    return levels
 
 
 def pool_line(view: View, what: str, values: FloatArray, levels: IntArray) -> str:
