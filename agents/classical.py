@@ -108,7 +108,7 @@ class EASE(ScoringAgent):
     def scores(self, view: View, items: IntArray) -> FloatArray:
         weights = ease_weights(view.evidence, self.regularisation)
         # Row by row: the same sums whatever the order of items.
-        total: FloatArray = weights[view.known][:, items].astype(np.float64).sum(axis=0)
+        total: FloatArray = weights[np.ix_(view.known, items)].astype(np.float64).sum(axis=0)
         return total
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from agentrec_env.data.view import View
+from agentrec_env.data.world import World
 from agentrec_env.types import FloatArray, IntArray, Task
 from agents.protocol import Observation, ScoringAgent
 
@@ -42,11 +43,11 @@ class Oracle(ScoringAgent):
         return true_scores(self._envs.world, task, items)
 
 
-def true_scores(world: Any, task: Task, items: IntArray) -> FloatArray:
+def true_scores(world: World, task: Task, items: IntArray) -> FloatArray:
     """float64 [M]: log posterior of each of ``items`` up to a constant, or 1 for the target and 0 for the others."""
     data = world.dataset
     if data.choice_model is None:
-        return (items == task.target).astype(np.float64)
+        return np.where(items == task.target, 1.0, 0.0)
     utilities = data.choice_model.utilities(int(data.indptr[task.user]) + task.position, items)
     if world.negatives == "popularity" and not world.catalog:
         popularity = world.split.evidence(task.fold).popularity[items]

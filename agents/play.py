@@ -7,13 +7,14 @@ ends a run: the episode is marked with it. What comes back does not depend on th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from agentrec_env.session import METRICS
 from agentrec_env.text import clip
-from agentrec_env.types import Episode
+from agentrec_env.types import Episode, StopReason
 from agentrec_env.vector import RecVectorEnv, rows_of
 from agents.protocol import Agent, Observation, make
 
@@ -91,22 +92,55 @@ class _Run:
 
     def _assign(self, rows: Iterable[int]) -> None:
         """Give each free row the next task."""
-        free = list(rows)[: len(self._tasks) - self._next]
-        if not free:
-            return
-        chosen = {row: self._next + offset for offset, row in enumerate(free)}
-        self._next += len(free)
+        free = list(rows)
+        while free and self._next < len(self._tasks):
+            chosen = {row: self._next + offset for offset, row in enumerate(free[: len(self._tasks) - self._next])}
+            self._next += len(chosen)
+            self._begin(chosen)
+            free = [row for row in free if row not in self._place]
+
+    def _begin(self, chosen: Mapping[int, int]) -> None:
+        """Reset rows to their places in the list of tasks; a task that cannot be made is marked, alone."""
         mask = np.zeros(self._envs.num_envs, dtype=bool)
-        mask[free] = True
+        mask[list(chosen)] = True
         tasks = [0] * self._envs.num_envs
         for row, place in chosen.items():
             tasks[row] = int(self._tasks[place])
-        observations, _ = self._envs.reset(options={"task": tasks, "reset_mask": mask})
+        try:
+            observations, _ = self._envs.reset(options={"task": tasks, "reset_mask": mask})
+        except Exception as error:  # noqa: BLE001 - one user with too few free items must not end the run
+            if len(chosen) == 1:
+                self._finish(next(iter(chosen.values())), self._impossible(tasks[next(iter(chosen))], error))
+            else:
+                for row, place in chosen.items():
+                    self._begin({row: place})
+            return
         singles = rows_of(observations)
         for row, place in chosen.items():
             self._place[row] = place
             self._seconds[row] = []
             self._observations[row] = singles[row]
+
+    def _impossible(self, index: int, error: Exception) -> Episode:
+        """The record of a task that could not be made."""
+        world, split = self._envs.world, self._envs.scenario.config.task_split
+        user, position = (int(x) for x in world.positions(split)[index])
+        return Episode(
+            task_split=split,
+            task_index=index,
+            user_id=world.dataset.user_ids[user],
+            seed=None,
+            prompt="",
+            turns=(),
+            candidates=(),
+            ranking=(),
+            target=int(world.dataset.item[world.dataset.indptr[user] + position]),
+            reward=0.0,
+            terms={},
+            metrics=dict.fromkeys(METRICS, 0.0),
+            stop=StopReason.ENVIRONMENT_ERROR,
+            error=_describe(error),
+        )
 
     def _act(self, rows: Sequence[int]) -> tuple[dict[int, str], dict[int, str]]:
         """Actions by row, and for rows whose agent failed what it raised.
@@ -150,8 +184,10 @@ class _Run:
                 self._observations[row] = observation
 
     def _end(self, row: int) -> None:
-        episode = self._envs.session(row).episode(seconds=self._seconds[row])
-        self._results[self._place.pop(row)] = episode
+        self._finish(self._place.pop(row), self._envs.session(row).episode(seconds=self._seconds[row]))
+
+    def _finish(self, place: int, episode: Episode) -> None:
+        self._results[place] = episode
         if self._on_episode is not None:
             self._on_episode(episode)
 

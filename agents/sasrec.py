@@ -113,7 +113,8 @@ class SASRecModel(nn.Module):
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)
+        states: Tensor = self.norm(x)
+        return states
 
 
 class _Block(nn.Module):
@@ -137,7 +138,8 @@ class _Block(nn.Module):
         rate = self.rate if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True)
         x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, length, dim)))
-        return x + self.dropout(self.back(functional.gelu(self.hidden(self.norm_hidden(x)))))
+        out: Tensor = x + self.dropout(self.back(functional.gelu(self.hidden(self.norm_hidden(x)))))
+        return out
 
 
 def train(evidence: Evidence, config: SASRecConfig) -> SASRecModel:
@@ -187,7 +189,7 @@ def _optimise(
             states = model(inputs)[targets > 0]
             loss = _loss(model, states, targets[targets > 0], num_items, config, generator)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             total += float(loss.detach())
         if epoch % config.check_every:
@@ -281,7 +283,8 @@ def pool_scores(model: SASRecModel, histories: list[NDArray[np.int64]], pools: T
     """float32 [B, C]: scores of int64 [B, C] rows after each of B histories."""
     lengths = torch.tensor([len(history) for history in histories])
     states = model(pad(histories))[torch.arange(len(histories)), lengths - 1]
-    return (model.item(pools) @ states[:, :, None]).squeeze(-1) + model.bias[pools]
+    scores: Tensor = (model.item(pools) @ states[:, :, None]).squeeze(-1) + model.bias[pools]
+    return scores
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from agentrec_env.data.view import View
+from agentrec_env.data.world import World
 from agentrec_env.tools import tool
 from agentrec_env.types import StopReason
 from agentrec_env.vector import RecVectorEnv
@@ -141,3 +142,19 @@ def test_tasks_out_of_range_are_refused_before_anything_runs(shop):
     with pytest.raises(IndexError, match=r"tasks 0\.\."):
         play(RecVectorEnv(1, world=shop), "random", [0, 10**6])
     assert play(RecVectorEnv(1, world=shop), "random", []) == []
+
+
+def test_a_task_that_cannot_be_made_is_marked_and_the_rest_goes_on(shop):
+    class Hollow(World):
+        def task(self, task_split, index, seed=None):
+            if index % 5 == 3:
+                raise ValueError("too few items are left")
+            return super().task(task_split, index, seed)
+
+    for rows in (1, 4):
+        world = Hollow(shop.dataset, shop.split)
+        episodes = play(RecVectorEnv(rows, world=world), "random", range(14))
+        assert [e.task_index for e in episodes] == list(range(14))
+        lost = [e for e in episodes if e.stop is StopReason.ENVIRONMENT_ERROR]
+        assert [e.task_index for e in lost] == [3, 8, 13]
+        assert all("too few items" in (e.error or "") and e.metrics["ndcg@10"] == 0 for e in lost)
