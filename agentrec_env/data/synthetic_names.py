@@ -111,7 +111,7 @@ LEAVES: tuple[Leaf, ...] = (
     _leaf(f"{_MUSIC} > Studio & Recording > Cables > Instrument Cables",
           "Instrument Cable|XLR Cable|Patch Cable", "Braided|Right Angle|Low Noise|Gold-Plated|Balanced",
           "3 ft|6 ft|10 ft|20 ft|1/4 in TS", 14.0, "Effects Pedals|Microphones"),
-    _leaf(f"{_MUSIC} > Studio & Recording > Microphones > Microphones",
+    _leaf(f"{_MUSIC} > Studio & Recording > Recording Gear > Microphones",
           "Condenser Microphone|Dynamic Microphone|USB Microphone",
           "Cardioid|Studio|Handheld|Plug and Play|Large Diaphragm",
           "192 kHz|with Shock Mount|with Boom Arm|XLR", 79.0, "Instrument Cables|Instrument Stands"),

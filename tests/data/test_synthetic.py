@@ -201,7 +201,7 @@ def test_draws_follow_the_log_probabilities(small: SyntheticWorld) -> None:
 def test_choices_made_are_calibrated(world: SyntheticWorld) -> None:
     rng = np.random.default_rng(5)
     model = truth(world)
-    rows = rng.choice(len(world.dataset), 2000, replace=False)
+    rows = rng.choice(len(world.dataset), 1500, replace=False)
     pool = pools(world, rows, rng)
     utility = np.array([model.utilities(int(row), items) for row, items in zip(rows, pool, strict=True)])
     chance = np.exp(utility - utility.max(axis=1, keepdims=True))
@@ -331,6 +331,7 @@ def signals(world: World, split: str, indices: NDArray[np.int64]) -> tuple[NDArr
         rare[item, [vocabulary[word] for word in of_item]] = 1.0
     rare *= np.log(len(items) / rare.sum(axis=0))
     rare /= np.linalg.norm(rare, axis=1, keepdims=True) + 1e-9
+    alike = rare @ rare.T
     codes = {}
     for name, column in (
         ("department", [path[:1] for path in items.categories]),
@@ -363,7 +364,7 @@ def signals(world: World, split: str, indices: NDArray[np.int64]) -> tuple[NDArr
             np.stack(
                 [
                     view.popularity(pool), view.recent_popularity(pool, 30.0), together.sum(axis=0), fading @ together,
-                    vectors[pool] @ vectors[known].sum(axis=0), fading @ (rare[known] @ rare[pool].T),
+                    vectors[pool] @ vectors[known].sum(axis=0), fading @ alike[known[:, None], pool],
                     recent["department"] + recent["aisle"] + recent["leaf"], recent["leaf"], recent["brand"],
                     -np.where(np.isnan(distance), 0.7, distance).mean(axis=0), model.utilities(row, pool),
                 ],
@@ -395,7 +396,7 @@ def standardised(features: NDArray[np.float64]) -> NDArray[np.float64]:
 def test_one_signal_is_under_a_plain_sum_which_is_under_the_truth(world: SyntheticWorld) -> None:
     shop = World(world.dataset)
     rng = np.random.default_rng(0)
-    indices = rng.choice(shop.num_tasks("test"), 900, replace=False)
+    indices = rng.choice(shop.num_tasks("test"), 700, replace=False)
     features, names = signals(shop, "test", indices)
     target = answers(shop, "test", indices)
     scores = {name: ndcg(features[:, :, column], target) for column, name in enumerate(names)}
