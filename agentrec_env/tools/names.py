@@ -70,8 +70,8 @@ def find_item(view: View, name: str) -> int:
     inner = bracketed.group(1) if bracketed else text
     number = _NUMBER.fullmatch(inner)
     titled = _by_title(view.items).get(_key(text), ())
-    at_hand = set(view.candidates.tolist()) | set(view.known.tolist())
-    if number and len(view.candidates) and (bracketed or not at_hand.intersection(titled)):
+    at_hand = list(dict.fromkeys([*view.candidates.tolist(), *view.known[::-1].tolist()]))
+    if number and len(view.candidates) and (bracketed or not set(at_hand).intersection(titled)):
         place = int(number.group(1))
         if 1 <= place <= len(view.candidates):
             return int(view.candidates[place - 1])
@@ -82,7 +82,7 @@ def find_item(view: View, name: str) -> int:
             return view.items.index[item_id]
     if titled:
         return _best(view, np.asarray(titled, np.int64))
-    return _nearest(view, text, sorted(at_hand))
+    return _nearest(view, text, at_hand)
 
 
 def _key(text: str) -> str:

@@ -27,7 +27,7 @@ RETRIEVED = 10
 def halvings(values: FloatArray, top: float) -> IntArray:
     """int64 [M]: 8 from ``top`` on, one less for each halving, at least 1; 0 for what is not positive or unknown."""
     positive = values > 0
-    exponents = np.log2(np.where(positive, values, top) / top)
+    exponents = np.log2(np.maximum(np.where(positive, values / top, 1.0), 2.0**-LEVELS))
     levels: IntArray = np.clip(LEVELS + np.floor(exponents), 1, LEVELS).astype(np.int64)
     levels[~positive] = 0
     return levels
