@@ -55,7 +55,8 @@ def _finite(digits: str) -> float:
     return value
 
 
-_scan = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite).scan_once
+# The C scanner under raw_decode, which typeshed leaves out.
+_scan = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite).scan_once  # type: ignore[attr-defined]
 
 
 class _Malformed(Exception):

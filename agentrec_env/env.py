@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -83,7 +83,7 @@ class RecEnv(gym.Env[dict[str, Any], str], EzPickle):
     * v0: initial version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - as Gymnasium types it
 
     def __init__(self, render_mode: str | None = None, world: World | None = None, **kwargs: Any) -> None:
         EzPickle.__init__(self, render_mode=render_mode, world=world, **kwargs)
@@ -130,7 +130,7 @@ class RecEnv(gym.Env[dict[str, Any], str], EzPickle):
         text, reward, terminated, truncated, info = self.session.step(action)
         return self._observation(text), reward, terminated, truncated, info
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The transcript so far, with render_mode "ansi"."""
         if self.render_mode is None:
             gym.logger.warn('render() needs render_mode="ansi", given to gym.make')

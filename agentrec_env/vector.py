@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from gymnasium.utils import EzPickle, seeding
@@ -55,7 +55,7 @@ class RecVectorEnv(VectorEnv[Observations, Sequence[str], Any], EzPickle):
         kwargs: Fields of `agentrec_env.scenario.Config`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata: dict[str, Any] = {  # noqa: RUF012 - as Gymnasium types it
         "render_modes": ["ansi"],
         "render_fps": 1,
         "autoreset_mode": AutoresetMode.DISABLED,
@@ -114,7 +114,7 @@ class RecVectorEnv(VectorEnv[Observations, Sequence[str], Any], EzPickle):
         """Pair mode: whether each of `rows` asks for the more or the less likely item."""
         return [self._sessions[row].direction for row in rows]
 
-    def reset(  # type: ignore[override]
+    def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,

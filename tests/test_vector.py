@@ -252,7 +252,8 @@ def test_render() -> None:
     assert make(1).render() is None
 
 
-single_infos = st.fixed_dictionaries({}, optional={"a": st.integers(0, 9), "b": st.floats(0, 1), "c": st.text(max_size=3)})
+kinds = {"a": st.integers(0, 9), "b": st.floats(0, 1), "c": st.text(max_size=3)}
+single_infos = st.fixed_dictionaries({}, optional=kinds)
 
 
 @given(st.lists(single_infos, min_size=1, max_size=5))

@@ -7,6 +7,7 @@ import json
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from agentrec_env.check.leaks import check_hidden, some_tasks
@@ -77,7 +78,7 @@ def check_tool(
     with points.point("it tells nothing that is hidden"):
         for task in chosen:
             for call in _calls(made, world, task, arguments):
-                check_hidden(world, task, lambda view, call=call: _answer(made, view, call), f"{made.name}({call})")
+                check_hidden(world, task, partial(_answer, made, arguments=call), f"{made.name}({call})")
     return points.result()
 
 

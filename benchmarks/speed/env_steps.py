@@ -47,7 +47,7 @@ def count_known(view: View) -> str:
 
 
 def episodes(envs: VectorEnv[Any, Any, Any], count: int, calls: int, seed: int) -> tuple[float, float]:
-    """Processor seconds in `step` and in `reset` of `count` episodes a row, each of `calls` tool calls and an answer."""
+    """Processor seconds in `step` and in `reset` for `count` episodes a row: `calls` tool calls, then an answer."""
     rows = envs.num_envs
     everyone = np.ones(rows, np.bool_)
     stepping = resetting = 0.0
