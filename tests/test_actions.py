@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -51,7 +50,7 @@ def test_calls() -> None:
 
 
 def test_tags_inside_json_strings_are_text() -> None:
-    title = "</tool_call> } { <answer>[1]</answer> <think> \\boxed{[1]} \" 漢"
+    title = '</tool_call> } { <answer>[1]</answer> <think> \\boxed{[1]} " 漢'
     arguments = {"title": title, "deep": {"a": [{}, {"b": {}}]}}
     text = f"<tool_call>{json.dumps({'name': 'x', 'arguments': arguments})}</tool_call>"
     assert parse(text, 20) == [ToolCall("x", arguments)]
@@ -208,18 +207,15 @@ UNITS = [
 ]
 
 
+@pytest.mark.timeout(60)  # quadratic work takes minutes
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("head", ["", "<answer>[", '<tool_call>["', "<tool_call>"])
 def test_hostile_text_takes_linear_time(unit: str, head: str) -> None:
     text = head + unit * (400_000 // len(unit))
-    start = time.perf_counter()
     parse(text, 20)
-    # Linear work on 400 kB takes well under half a second; a quadratic scan takes minutes.
-    assert time.perf_counter() - start < 3
 
 
+@pytest.mark.timeout(60)  # quadratic work takes minutes
 def test_long_lists_take_linear_time() -> None:
-    start = time.perf_counter()
     assert isinstance(parse(f"<answer>{list(range(1, 100_000))}</answer>", 100_000), Ranking)
     assert code(f"<answer>{[*range(1, 100_000), 99_999]}</answer>", candidates=100_000) == "duplicate"
-    assert time.perf_counter() - start < 3

@@ -7,7 +7,6 @@ import gzip
 import itertools
 import json
 import math
-import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -335,10 +334,8 @@ def test_a_gzip_that_expands_without_end_is_stopped(folder: Path) -> None:
     bomb = b"".join(packer.compress(b" " * (1 << 20)) for _ in range(300)) + packer.flush()
     path = folder / "bomb.json.gz"
     path.write_bytes(json_gzip(review()) + bomb)
-    start = time.perf_counter()
     with pytest.raises(DataError, match="gzip bomb"):
         read_reviews(path, sniff(path))
-    assert time.perf_counter() - start < 5
     with pytest.raises(DataError, match="expands to more than 1,000,000 bytes"):
         read_reviews(path, sniff(path), Limits(expanded_bytes=1_000_000))
 

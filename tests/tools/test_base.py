@@ -12,9 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentrec_env.data.dataset import Dataset
 from agentrec_env.data.view import View
-from agentrec_env.data.world import World
 from agentrec_env.registry import UnknownNameError
 from agentrec_env.text import WORD_JOINER, neutralise
 from agentrec_env.tools import PAPER, TOOLS, Tool, ToolError, call_tool, resolve_tools, tool
@@ -259,13 +257,11 @@ def test_a_tool_that_hangs_is_given_up_then_switched_off_then_forgiven() -> None
             gate.wait(30)
         return "done"
 
-    started = time.perf_counter()
     for _ in range(MAX_STUCK):
         with pytest.raises(ToolError, match=r"wait took longer than 0\.05 s"):
             call_tool(wait, VIEW, {"really": True}, timeout=0.05)
     with pytest.raises(ToolError, match="switched off"):
         call_tool(wait, VIEW, {"really": False})
-    assert time.perf_counter() - started < 10
     gate.set()
     deadline = time.perf_counter() + 10
     while time.perf_counter() < deadline:  # the hanging calls end one by one
@@ -366,18 +362,3 @@ def PLUGIN_TWIN(view: View) -> str:
 
 
 PLUGIN_TWIN.__name__ = "search_items"
-
-
-def test_inline_calls_are_cheap(tiny: Dataset) -> None:
-    world = World(tiny)
-    view = world.view(world.task("test", 0))
-    made = tool(register=False, guarded=False)(say)
-    best = min(_seconds(made, view) for _ in range(5))
-    assert best < 1e-3  # about 10 microseconds on an idle machine
-
-
-def _seconds(made: Tool, view: View) -> float:
-    started = time.perf_counter()
-    for _ in range(20):
-        call_tool(made, view, {"what": "a word"})
-    return (time.perf_counter() - started) / 20
