@@ -7,6 +7,7 @@ are shown as round ones, so what stands in square brackets was written by a tool
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import numpy as np
 
@@ -27,6 +28,7 @@ _NAMELESS = re.compile(r"unknown title \(item (.{1,200})\)", re.DOTALL)
 _CUT = re.compile(r"\s*(?:…|\.\.\.)(?:\s*\(\d+ more characters\))?$")
 
 
+@lru_cache(maxsize=2**16)
 def plain(text: str, length: int = TITLE_LENGTH) -> str:
     """Text from data as a tool shows it: one line, capped, without square brackets."""
     line = one_line(text[: 8 * length])

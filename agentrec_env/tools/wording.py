@@ -26,10 +26,9 @@ RETRIEVED = 10
 
 def halvings(values: FloatArray, top: float) -> IntArray:
     """int64 [M]: 8 from ``top`` on, one less for each halving, at least 1; 0 for what is not positive or unknown."""
-    positive = values > 0
-    exponents = np.log2(np.maximum(np.where(positive, values / top, 1.0), 2.0**-LEVELS))
-    levels: IntArray = np.clip(LEVELS + np.floor(exponents), 1, LEVELS).astype(np.int64)
-    levels[~positive] = 0
+    exponents = np.frexp(values / top)[1]  # e where the ratio is m * 2**e, 0.5 <= m < 1
+    levels: IntArray = np.minimum(np.maximum(exponents + (LEVELS - 1), 1), LEVELS).astype(np.int64)
+    levels[~(values > 0)] = 0
     return levels
 
 
