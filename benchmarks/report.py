@@ -25,7 +25,9 @@ NOTES = (
     "with several seeds resample their seeds as well). p values come from a paired randomisation (sign-flip) test of "
     "the mean difference with 50,000 sign patterns, on values averaged over seeds, corrected by Holm over the rows "
     "(or pairs) of one table. d_z is the mean difference over the standard deviation of the differences.",
-    "The best baseline is chosen on the same tasks that it is compared on, which favours it slightly.",
+    "The best baseline is chosen on the same tasks that it is compared on, which favours it slightly. The oracle sorts "
+    "by the true choice model of the embedded world, which no agent can beat on average; on other data it gives the "
+    "answer itself, so that its figures must be 1.",
     "A list holds at most ten items: an item that is not among them counts as missed, for mrr too. Episodes without a "
     "valid list count 0. Agents that rank by scores break ties at random, never by the order of the candidates.",
     "ms is wall time an episode, environment and tools included, with the machine and processes named below; the time "
