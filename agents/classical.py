@@ -66,27 +66,24 @@ class SignalAgent(ScoringAgent):
 class ItemKNN(ScoringAgent):
     """Sum of the cosine similarities between an item and the user's latest items (Sarwar et al., 2001).
 
+    All neighbours of an item count. Keeping the nearest 200 alone, as is usual for retrieval, costs .04 of N@10 on
+    Beauty (leave-one-out valid tasks, 19 uniform negatives), because most of a small pool is then left without a score.
+
     Args:
         history: how many of the user's latest items count.
-        neighbours: how many most similar items of each of them count; ties at the edge are kept.
     """
 
-    def __init__(self, history: int = 10, neighbours: int = 200) -> None:
-        if history < 1 or neighbours < 1:
-            raise ValueError(f"history is {history} and neighbours {neighbours}; both must be at least 1")
+    def __init__(self, history: int = 50) -> None:
+        if history < 1:
+            raise ValueError(f"history is {history}; it must be at least 1")
         self.history = history
-        self.neighbours = neighbours
 
     def scores(self, view: View, items: IntArray) -> FloatArray:
         cosine = view.evidence.cosine
         total = np.zeros(cosine.shape[0])
         for item in view.known[-self.history :].tolist():
             row = slice(cosine.indptr[item], cosine.indptr[item + 1])
-            near, likeness = cosine.indices[row], cosine.data[row]
-            if len(near) > self.neighbours:
-                kept = likeness >= np.partition(likeness, -self.neighbours)[-self.neighbours]
-                near, likeness = near[kept], likeness[kept]
-            total[near] += likeness
+            total[cosine.indices[row]] += cosine.data[row]
         return total[items]
 
 

@@ -48,18 +48,6 @@ def test_item_knn_is_the_cosine_summed_over_the_latest_items(asked):
         np.testing.assert_allclose(classical.ItemKNN(history).scores(asked, np.arange(4)), expected, rtol=1e-6)
 
 
-def test_item_knn_keeps_the_nearest_neighbours_alone(shop):
-    view = shop.view(shop.task("test", 0))
-    cosine = view.evidence.cosine.toarray()
-    expected = np.zeros(len(cosine))
-    for item in view.known[-10:]:
-        row = cosine[item]
-        expected += np.where(row >= np.sort(row)[-3], row, 0)
-    np.testing.assert_allclose(
-        classical.ItemKNN(neighbours=3).scores(view, np.arange(len(cosine))), expected, rtol=1e-6
-    )
-
-
 @pytest.mark.parametrize("regularisation", [0.5, 10.0])
 def test_ease_solves_its_constrained_least_squares(asked, regularisation):
     """Each column minimises |X_j - X b|² + λ|b|² with b_j = 0: a ridge regression on the other items."""

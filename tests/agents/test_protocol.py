@@ -74,8 +74,8 @@ def test_arguments_reach_the_constructor_or_every_call():
 def test_bad_sources_say_what_to_do(tiny):
     with pytest.raises(UnknownNameError, match="Did you mean 'popularity'"):
         make("populartiy")
-    with pytest.raises(TypeError, match="neighbours"):
-        make("item_knn", neighbors=3)
+    with pytest.raises(TypeError, match="history"):
+        make("item_knn", histroy=3)
     with pytest.raises(TypeError, match="made already"):
         make(Fixed(), answer="[1]")
     with pytest.raises(TypeError, match="is no agent"):
