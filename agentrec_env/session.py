@@ -87,6 +87,7 @@ class Session:
         calls: Tool calls made.
         stop: Why the episode ended; None while it runs.
         ranking: Item indices as judged, best first, at most ten.
+        rank: Place of the positive in it, 1 = first; 0 where it is not there.
         reward, terms, metrics: What it was worth; empty while it runs.
         error: What went wrong, where it ended by an error.
     """
@@ -103,6 +104,7 @@ class Session:
         self.mistakes = 0
         self.stop: StopReason | None = None
         self.ranking: tuple[int, ...] = ()
+        self.rank = 0
         self.reward = 0.0
         self.terms: Mapping[str, float] = {}
         self.metrics: Mapping[str, float] = {}
@@ -129,7 +131,7 @@ class Session:
         self.turns = []
         self.calls = self.mistakes = 0
         self.stop = self.error = None
-        self.ranking = ()
+        self.ranking, self.rank = (), 0
         self.reward, self.terms, self.metrics = 0.0, {}, {}
         self.prompt = prompts.task_prompt(self.view, self.rules.text, self.rules.mode, direction)
         return self.prompt
@@ -244,10 +246,10 @@ class Session:
 
     def _judge(self, answer: Ranking | Choice) -> Ranking | Choice | Invalid:
         """Read the answer as items and end the episode; Invalid where an id is not in the catalogue."""
-        candidates = self.task.candidates
+        candidates = self.task.candidates.tolist()
         if isinstance(answer, Choice):
             likelier = (answer.letter == "A") == (self.direction == "more")
-            first, second = candidates.tolist()
+            first, second = candidates
             self.ranking = (first, second) if likelier else (second, first)
         elif self.rules.mode == "catalog":
             index = self.view.items.index
@@ -256,13 +258,13 @@ class Session:
                     return prompts.unknown_item(str(item_id))
             self.ranking = tuple(index[str(item_id)] for item_id in answer.entries[:TOP])
         else:
-            self.ranking = tuple(int(candidates[int(number) - 1]) for number in answer.entries[:TOP])
+            self.ranking = tuple([candidates[int(number) - 1] for number in answer.entries[:TOP]])
         self._end(StopReason.ANSWERED)
         return answer
 
     def _end(self, stop: StopReason, error: str | None = None) -> None:
         self.stop, self.error = stop, error
-        rank = metrics.rank_of(self.ranking, self.task.target)
+        self.rank = rank = metrics.rank_of(self.ranking, self.task.target)
         terms = self.rules.reward(Outcome(stop, rank, len(self.ranking), self.calls))
         if stop is StopReason.ENVIRONMENT_ERROR:
             terms = dict.fromkeys(terms, 0.0)
@@ -277,7 +279,7 @@ class Session:
         if self.stop is None:
             return observation, 0.0, False, False, info
         info["stop"] = str(self.stop)
-        info["rank"] = metrics.rank_of(self.ranking, self.task.target)
+        info["rank"] = self.rank
         info["target"] = self.task.target
         info.update((f"reward/{name}", float(value)) for name, value in self.terms.items())
         info.update(self.metrics)
