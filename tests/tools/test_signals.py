@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import bm25s
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from agentrec_env.data.dataset import Dataset, Items
 from agentrec_env.data.load import load
+from agentrec_env.data.splits import leave_one_out
 from agentrec_env.data.view import View
 from agentrec_env.data.world import World
 from agentrec_env.registry import UnknownNameError
@@ -249,7 +251,7 @@ def test_unknown_signals_are_named() -> None:
         matrix(view, view.candidates, ["popularty"])
 
 
-BASELINES = {  # N@10, data/README.md of the real reviews; counts there leave out one item a user, here two
+BASELINES = {  # N@10, data/README.md of the real reviews
     "office": {"popularity": 0.386, "item_knn": 0.413, "title": 0.457},
     "cds": {"popularity": 0.334, "item_knn": 0.411, "title": 0.334},
     "beauty": {"popularity": 0.402, "item_knn": 0.496, "title": 0.501},
@@ -259,16 +261,25 @@ BASELINES = {  # N@10, data/README.md of the real reviews; counts there leave ou
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_on_real_reviews(shared_data: Path, name: str) -> None:
-    world = World(load(shared_data / name, cache=False), "leave_one_out")
+    """The published counts leave out one item a user; ours leave out two, which costs up to .02 more."""
+    dataset = load(shared_data / name, cache=False)
+    two_out = leave_one_out(dataset)
+    one_out = replace(two_out, train_lengths=np.diff(dataset.indptr) - 1, _evidence={})
     expected = BASELINES[name]
+    for split, below in ((one_out, 0.02), (two_out, 0.04)):
+        found = _ndcg(World(dataset, split), list(expected), 4000)
+        for signal, value in expected.items():
+            assert value - below < found[signal] < value + 0.02, (signal, split.name)
+
+
+def _ndcg(world: World, names: list[str], count: int) -> dict[str, float]:
     generator = np.random.default_rng(0)
     gains = []
-    for index in generator.permutation(world.num_tasks("test"))[:4000]:
+    for index in generator.permutation(world.num_tasks("test"))[:count]:
         task = world.task("test", int(index))
-        scores = np.nan_to_num(matrix(world.view(task), task.candidates, list(expected)), nan=-np.inf)
+        scores = np.nan_to_num(matrix(world.view(task), task.candidates, names), nan=-np.inf)
         own = scores[task.candidates == task.target]
         ties = (scores == own).sum(axis=0)
-        rank = (scores > own).sum(axis=0) + 1 + np.floor(generator.random(len(expected)) * ties)
+        rank = (scores > own).sum(axis=0) + 1 + np.floor(generator.random(len(names)) * ties)
         gains.append(np.where(rank <= 10, 1 / np.log2(rank + 1), 0))
-    found = dict(zip(expected, np.mean(gains, axis=0), strict=True))
-    assert found == pytest.approx(expected, abs=0.02)
+    return dict(zip(names, np.mean(gains, axis=0).tolist(), strict=True))
