@@ -155,11 +155,14 @@ def analyse(
     protocol: str,
     played: Sequence[Played],
     missing: Mapping[str, str],
+    places: Sequence[int],
     rng: np.random.Generator,
 ) -> TrackResult:
     """Numbers of one dataset and track; the rows come sorted by the primary metric, best first.
 
     played: rows with at least one finished seed, all on the same tasks.
+    places: where the positive stands (0-based) in the pools of the track, those that were not played included; empty
+        where there are no pools.
     """
     ranks = {p.row.name: np.array([_ranks(_records(blocks)) for blocks in p.seeds.values()]) for p in played}
     values = {
@@ -178,13 +181,13 @@ def analyse(
         if bootstrap
     ]
     rows.sort(key=lambda row: (-row.metrics[PRIMARY].mean, row.name))
-    places = [record.place for record in _records(next(iter(played[0].seeds.values())))] if played else []
+    tasks = len(_records(next(iter(played[0].seeds.values())))) if played else 0
     return TrackResult(
         dataset=dataset,
         track=track.name,
         title=track.title,
         protocol=protocol,
-        tasks=len(places),
+        tasks=tasks,
         pool=track.pool,
         rows=rows,
         best_baseline=best,

@@ -23,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from agentrec_env.data.world import World
 from benchmarks import analysis, runner
 from benchmarks.records import Block, Folder, Place
 from benchmarks.report import Report, versions
@@ -32,6 +33,8 @@ from benchmarks.suite import DEFAULT, SIZES, Row, Size, Suite, Track, slug
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN_EVERY = 5.0
 """Seconds between progress lines where the output is no terminal."""
+POOLS = 5_000
+"""Pools in which the positive's place is tested."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Plan:
     protocol: str
     settings: dict[str, Any]
     units: tuple[Unit, ...]
+    world: World
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -122,8 +126,9 @@ def _plan(source: str, options: argparse.Namespace, suite: Suite, size: Size) ->
             raise ValueError(f"--tasks {wanted}: at least one task is needed")
         count = min(available, max(1, round(wanted * track.share)))
         chosen = np.random.default_rng([options.seed, 1]).permutation(available)[:count]
-        tasks = tuple(sorted(chosen.tolist()))
-        again = tuple(sorted(chosen[: min(count, size.reorder_tasks)].tolist()))
+        # In random order, so that the tasks played again are the first blocks and meet the same seeds.
+        tasks = tuple(chosen.tolist())
+        again = tasks[: size.reorder_tasks]
 
         def unit(row: Row, seed: int, order: int, tasks: tuple[int, ...], track: Track = track) -> Unit:
             return Unit(name, source, options.split, options.seed, track, row, options.seed + seed, order, tasks)
@@ -137,7 +142,7 @@ def _plan(source: str, options: argparse.Namespace, suite: Suite, size: Size) ->
             f"{world.protocol}; {count:,} of {available:,} test tasks; lists of {analysis.LIST}; AgentRec-Amazon-v0"
         )
         settings = {"world": world.key, "env": dict(track.env), "tasks": count, "reorder_tasks": len(again)}
-        yield Plan(name, track, protocol, settings, tuple(units))
+        yield Plan(name, track, protocol, settings, tuple(units), world)
 
 
 def _settings(options: argparse.Namespace, size: Size, plans: Sequence[Plan]) -> dict[str, Any]:
@@ -240,7 +245,15 @@ def _analyse(plan: Plan, folder: Folder, errors: dict[Place, str], seed: int) ->
     played = [analysis.Played(row, seeds[name], orders.get(name, ())) for name, row in rows.items()]
     missing = {name: found[0] + (f" (and {len(found) - 1} more)" * (len(found) > 1)) for name, found in failed.items()}
     rng = np.random.default_rng([seed, 2])
-    return analysis.analyse(plan.dataset, plan.track, plan.protocol, played, missing, rng)
+    return analysis.analyse(plan.dataset, plan.track, plan.protocol, played, missing, _places(plan.world), rng)
+
+
+def _places(world: World) -> list[int]:
+    """Where the positive stands in the test pools, of at most POOLS tasks."""
+    if world.catalog:
+        return []
+    tasks = (world.task("test", index) for index in range(min(world.num_tasks("test"), POOLS)))
+    return [int(np.flatnonzero(task.candidates == task.target)[0]) for task in tasks]
 
 
 def _check_agents(rows: Sequence[Row]) -> None:

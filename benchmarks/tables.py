@@ -167,10 +167,10 @@ def remarks(result: TrackResult) -> list[str]:
     said = []
     if result.positions:
         test = result.positions
-        verdict = "evenly" if test.p >= 0.01 else "NOT evenly: the order of the pools gives the answer away"
+        verdict = "evenly" if test.p >= 0.01 else "NOT EVENLY"
         said.append(
-            f"The positive stands {verdict} over the places of the pool (chi-square {test.statistic:.1f}, "
-            f"{test.degrees} degrees of freedom, p = {p_value(test.p)})."
+            f"Over {sum(test.counts):,} pools the positive stands {verdict} at all places (chi-square "
+            f"{test.statistic:.1f}, {test.degrees} degrees of freedom, p = {p_value(test.p)})."
         )
     said += [f"{name} is not complete: {error}" for name, error in result.missing.items()]
     for row in result.rows:

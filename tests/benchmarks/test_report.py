@@ -69,7 +69,7 @@ def result() -> TrackResult:
         Played(Row("popularity", "popularity", "baseline"), {0: [block(other)]}),
         Played(Row(HOSTILE, "mine:Agent"), {0: [block(good, tools=True, failed=12)]}),
     ]
-    return analyse("data <b>", TRACK, "protocol & seed 0", played, {"ease": HOSTILE}, rng)
+    return analyse("data <b>", TRACK, "protocol & seed 0", played, {"ease": HOSTILE}, [*range(20)] * 6, rng)
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,10 @@ def test_controls_are_held_against_chance(result: TrackResult) -> None:
     assert control.name == "identity"
     assert control.p > 0.01
     leak = [Played(Row("identity", "identity", "control"), {0: [block([1] * 120)]})]
-    (caught,) = analyse("d", TRACK, "p", leak, {}, np.random.default_rng(0)).controls
-    assert caught.p < 1e-10
+    leaky = analyse("d", TRACK, "p", leak, {}, [0] * 120, np.random.default_rng(0))
+    assert leaky.controls[0].p < 1e-10
+    assert leaky.positions is not None
+    assert leaky.positions.p < 1e-10
     assert result.positions is not None
     assert result.positions.p == pytest.approx(1.0)
 
