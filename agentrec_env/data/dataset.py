@@ -19,7 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 class ChoiceModel(Protocol):
     """The true choice probabilities of a synthetic world, up to a constant: P(choice = c) ∝ exp(utility)."""
 
-    def utilities(self, row: int, items: NDArray[np.int64]) -> NDArray[np.float64]: ...
+    def utilities(self, row: int, items: NDArray[np.int64]) -> NDArray[np.float64]:
+        """float64 [C]: of ``items``, for the user and at the moment of dataset row ``row``."""
+        ...
+
+    def select(self, rows: NDArray[np.int64], items: NDArray[np.int64]) -> ChoiceModel:
+        """The model of a dataset that keeps only ``rows`` and ``items`` of this one, in that order."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +193,7 @@ class Dataset:
             rating=_frozen(self.rating[mask]),
             time=None if self.time is None else _frozen(self.time[mask]),
             indptr=_frozen(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
-            choice_model=self.choice_model if mask.all() else None,
+            choice_model=self._choices(np.flatnonzero(mask), np.arange(self.num_items)),
         )
 
     def with_items(self, rows: NDArray[np.int64], items: NDArray[np.int64]) -> Dataset:
@@ -237,8 +243,11 @@ class Dataset:
             user=_frozen(user_map[self.user].astype(np.int32)),
             item=_frozen(item_map[self.item].astype(np.int32)),
             indptr=_frozen(np.concatenate([[0], np.cumsum(np.bincount(user_map[self.user]))]).astype(np.int64)),
-            choice_model=None,
+            choice_model=self._choices(np.arange(len(self)), items),
         )
+
+    def _choices(self, rows: NDArray[np.int64], items: NDArray[np.int64]) -> ChoiceModel | None:
+        return None if self.choice_model is None else self.choice_model.select(rows, items)
 
     @cached_property
     def fingerprint(self) -> str:

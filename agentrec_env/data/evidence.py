@@ -6,6 +6,7 @@ construction: whoever has only an ``Evidence`` cannot see anything else.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +26,7 @@ class Evidence:
     """The interactions of ``dataset`` where ``mask`` is true, and what follows from them. All lazy, computed once."""
 
     def __init__(self, dataset: Dataset, mask: NDArray[np.bool_]) -> None:
-        self.data = dataset.keep(mask)
+        self.data = replace(dataset, choice_model=None).keep(mask)  # no one who fits may see the truth
         self.cache: dict[str, Any] = {}
         """Models fitted on this evidence by tools and agents, by name."""
 

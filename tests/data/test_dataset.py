@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentrec_env.data.dataset import Dataset, Items
+from agentrec_env.data.synthetic import make_world
 from tests.conftest import random_dataset
 
 LOGS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 4)), min_size=1, max_size=60)
@@ -77,6 +78,22 @@ def test_arrays_are_read_only(tiny: Dataset) -> None:
         assert array is not None
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
+
+
+def test_filters_keep_the_choice_model() -> None:
+    world = make_world(num_users=200, num_items=600).dataset
+    core = world.k_core(3)
+    assert core.num_items < world.num_items
+    assert core.choice_model is not None
+    assert world.choice_model is not None
+    row = len(core) // 2
+    user, place = core.user[row], row - core.indptr[core.user[row]]
+    times = world.time[world.rows(world.user_ids.index(core.user_ids[user]))]  # type: ignore[index]
+    old = world.rows(world.user_ids.index(core.user_ids[user])).start + times.tolist().index(core.time[row])  # type: ignore[index]
+    assert old - world.rows(world.user_ids.index(core.user_ids[user])).start >= place
+    items = np.arange(core.num_items)
+    same = np.array([world.items.index[core.items.ids[i]] for i in items])
+    assert core.choice_model.utilities(row, items).tolist() == world.choice_model.utilities(old, same).tolist()
 
 
 def test_with_items_rewrites_a_copy(tiny: Dataset) -> None:
