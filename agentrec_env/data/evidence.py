@@ -18,6 +18,8 @@ from scipy.sparse.linalg import svds
 from agentrec_env.data.dataset import Dataset
 
 EMBEDDING_DIM = 64
+DENSE = 256
+"""Users or items up to which the embedding comes from a full SVD, which is exact and the same in every run."""
 MAX_BASKET = 1000
 """Users with more items than this count with their latest ones in co-occurrence, whose cost is quadratic."""
 
@@ -86,9 +88,17 @@ class Evidence:
         rank = min(EMBEDDING_DIM, min(scaled.shape) - 1)
         if rank < 1:
             return np.zeros((self.data.num_items, 1), np.float32)
-        start = np.random.default_rng(0).standard_normal(min(scaled.shape))
-        _, strength, right = svds(scaled, k=rank, v0=start)
-        vectors = right.T * strength
+        takers, taken = np.flatnonzero(np.diff(self.matrix.indptr)), np.flatnonzero(users)
+        vectors = np.zeros((self.data.num_items, rank))
+        if min(len(takers), len(taken)) > DENSE:
+            start = np.random.default_rng(0).standard_normal(min(scaled.shape))
+            _, strength, right = svds(scaled, k=rank, v0=start)
+            vectors = right.T * strength
+        elif len(taken):
+            # Where the rank is low ARPACK restarts from a random vector of its own, and no two runs agree to the bit.
+            _, strength, right = np.linalg.svd(scaled[takers][:, taken].toarray(), full_matrices=False)
+            kept = min(rank, int((strength > 1e-9 * strength[0]).sum()))
+            vectors[taken, :kept] = right[:kept].T * strength[:kept]
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         seen = norms > 1e-9
         unit: NDArray[np.float32] = np.divide(vectors, norms, out=np.zeros_like(vectors), where=seen).astype(np.float32)

@@ -39,7 +39,8 @@ class Split:
 
     def on(self, dataset: Dataset) -> Split:
         """The same boundaries on other interactions of the same users and items."""
-        return replace(self, dataset=dataset, _evidence={})
+        lengths = None if self.train_lengths is None else np.minimum(self.train_lengths, np.diff(dataset.indptr))
+        return replace(self, dataset=dataset, train_lengths=lengths, _evidence={})
 
     def positions(self, task_split: str) -> NDArray[np.int64]:
         """int64 [M, 2]: user and place in the user's history of each interaction that is asked about.
