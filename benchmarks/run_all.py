@@ -54,12 +54,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="run_all.py",
         description=(__doc__ or "").splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--dataset", action="append", metavar="NAME|PATH", help="what to load, repeatable (default: synthetic)"
     )
-    parser.add_argument("--split", default="temporal", help="temporal or leave_one_out")
+    parser.add_argument("--split", default="temporal", help="temporal (default) or leave_one_out")
     parser.add_argument(
         "--agent", action="append", default=[], metavar="NAME|MODULE:ATTR", help="add a row, repeatable"
     )
@@ -68,9 +67,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     size.add_argument("--quick", action="store_true", help="200 tasks, one seed, one track: about two minutes")
     size.add_argument("--full", action="store_true", help="every test task, five seeds")
     parser.add_argument("--tasks", type=int, help="test tasks a row and track")
-    parser.add_argument("--seed", type=int, default=0, help="of pools, agents and resampling")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; 0 plays in this one")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
+    parser.add_argument("--seed", type=int, default=0, help="of pools, agents and resampling (default: 0)")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core); 0 plays in this one"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results (default: results)")
     parser.add_argument("--redo", nargs="+", default=[], metavar="ROW", help="forget the results of these rows first")
     parser.add_argument("--list", action="store_true", help="print rows and tracks and stop")
     return parser.parse_args(arguments)

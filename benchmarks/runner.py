@@ -12,7 +12,6 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing.connection import Connection, wait
@@ -253,8 +252,6 @@ def _make_agent(unit: Unit, envs: Any) -> Any:
     agent: Any = make(unit.row.agent, **unit.row.arguments(unit.seed))
     if hasattr(agent, "bind"):
         agent.bind(envs)
-        with suppress(AttributeError):  # an agent with __slots__ is bound again for every block
-            agent.bound_to = envs
     return agent
 
 
