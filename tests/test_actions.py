@@ -211,8 +211,18 @@ UNITS = [
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("head", ["", "<answer>[", '<tool_call>["', "<tool_call>"])
 def test_hostile_text_takes_linear_time(unit: str, head: str) -> None:
-    text = head + unit * (400_000 // len(unit))
-    parse(text, 20)
+    parse(head + unit * (400_000 // len(unit)), 20)
+
+
+@pytest.mark.timeout(60)  # quadratic work takes many minutes at this length
+@pytest.mark.parametrize("unit", ["<tool_call>", "\\boxed{", "<answer>", "</think><tool_call>"])
+def test_very_long_hostile_text_takes_linear_time(unit: str) -> None:
+    parse(unit * (6_000_000 // len(unit)), 20)
+
+
+def test_reading_stops_at_the_sixteenth_malformed_tag() -> None:
+    assert parse("<answer>" * 15 + f"</think>{CALL}", 20) == [ToolCall("get_user_profile", {})]
+    assert code("<answer>" * 16 + f"</think>{CALL}") == "bad_json"
 
 
 @pytest.mark.timeout(60)  # quadratic work takes minutes
