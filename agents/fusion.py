@@ -42,16 +42,16 @@ class FusionConfig:
 
     draws: int = 3
     """Pools drawn for each valid task: the evaluation pool and fresh negatives."""
-    max_rows: int = 150_000
+    max_rows: int = 100_000
     """Candidates trained on, over all pools; more tasks than fit are sampled."""
     members: int = 5
     """Rankers whose scores are added; each is stopped early on another part of the users."""
     rounds: int = 1000
-    patience: int = 50
-    learning_rate: float = 0.05
+    patience: int = 30
+    learning_rate: float = 0.1
     num_leaves: int = 15
     min_data_in_leaf: int = 100
-    feature_fraction: float = 0.5
+    feature_fraction: float = 0.3
     lambda_l2: float = 5.0
     seed: int = 0
 

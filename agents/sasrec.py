@@ -53,7 +53,7 @@ class SASRecConfig:
     max_length: int = 50
     """Longest input sequence, in items; longer histories are cut into windows for training."""
     epochs: int = 60
-    patience: int = 5
+    patience: int = 3
     """Early stopping: checks without a better N@10 on held-out last items."""
     check_every: int = 2
     batch_size: int = 128
