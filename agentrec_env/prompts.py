@@ -85,9 +85,7 @@ def task_prompt(view: View, rules: str, mode: Mode, direction: Direction | None 
         lines += [f"{n}. {names[item]}" for n, item in enumerate(view.candidates.tolist(), 1)]
     elif mode == "pair":
         lines += ["", "The two items:"]
-        lines += [
-            f"{letter}. {names[item]}" for letter, item in zip("AB", view.candidates.tolist(), strict=True)
-        ]
+        lines += [f"{letter}. {names[item]}" for letter, item in zip("AB", view.candidates.tolist(), strict=True)]
     lines += ["", rules]
     return "\n".join(lines)
 

@@ -1,5 +1,4 @@
-"""Conformance of agents: one text for each observation, and the same episodes whatever the rows.
-"""
+"""Conformance of agents: one text for each observation, and the same episodes whatever the rows."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Conformance of datasets: well formed, plausible, and enough for tasks.
-"""
+"""Conformance of datasets: well formed, plausible, and enough for tasks."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Conformance of environments: Gymnasium's own suite with warnings as errors, and the promises of `RecEnv`.
-"""
+"""Conformance of environments: Gymnasium's own suite with warnings as errors, and the promises of `RecEnv`."""
 
 from __future__ import annotations
 

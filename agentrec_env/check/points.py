@@ -1,5 +1,4 @@
-"""The points of a check, tried one by one, and the error that lists those that failed.
-"""
+"""The points of a check, tried one by one, and the error that lists those that failed."""
 
 from __future__ import annotations
 

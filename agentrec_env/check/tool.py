@@ -1,5 +1,4 @@
-"""Conformance of tools: schema, errors, output, time, and that nothing hidden reaches the model.
-"""
+"""Conformance of tools: schema, errors, output, time, and that nothing hidden reaches the model."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ tasks; training tasks use earlier time cut-offs (temporal) or the training parts
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -85,7 +86,7 @@ class Split:
         if self.train_lengths is not None:
             return 1 + user % FOLDS
         assert time is not None
-        return int(np.searchsorted(self.cutoffs[:-2], time, side="right"))
+        return bisect_right(self.cutoffs[:-2], time)
 
     def evidence_mask(self, fold: int) -> NDArray[np.bool_]:
         """bool [N]: the interactions in evidence ``fold``. Fold 0 is the training part.

@@ -135,8 +135,8 @@ class World:
             until = position + 1
             if time is not None and split.name == "temporal":  # what was taken at the same moment is no negative
                 until = int(np.searchsorted(data.time[data.rows(user)], time, side="right"))  # type: ignore[index]
-            taken = data.item[int(data.indptr[user]) : int(data.indptr[user]) + until].astype(np.int64)
-            forbidden = np.unique(np.append(taken, target))
+            start = int(data.indptr[user])  # what was taken up to and with the target
+            forbidden = np.unique(data.item[start : start + until].astype(np.int64))
             count = int(self.num_candidates) - 1
             free = data.num_items - len(forbidden)
             if free < count:

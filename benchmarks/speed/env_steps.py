@@ -73,9 +73,7 @@ def contenders(rows: int) -> dict[str, Callable[[], VectorEnv[Any, Any, Any]]]:
         "SyncVectorEnv, as make_vec gives it": lambda: gym.make_vec(
             ENV_ID, rows, vectorization_mode="sync", vector_kwargs={"autoreset_mode": disabled}, **kwargs
         ),
-        "SyncVectorEnv, no wrappers": lambda: SyncVectorEnv(
-            [lambda: RecEnv(**kwargs)] * rows, autoreset_mode=disabled
-        ),
+        "SyncVectorEnv, no wrappers": lambda: SyncVectorEnv([lambda: RecEnv(**kwargs)] * rows, autoreset_mode=disabled),
     }
 
 
@@ -139,9 +137,7 @@ def main() -> None:
     for name, row in result.items():
         print(
             f"{name:38}"
-            + "".join(
-                f"{_cell(c, ',.0f'):>26}" for c in (row["steps_per_s"], row["steps_per_s_with_resets"])
-            )
+            + "".join(f"{_cell(c, ',.0f'):>26}" for c in (row["steps_per_s"], row["steps_per_s_with_resets"]))
             + f"{_cell(row['ratio'], '.2f'):>22}{_cell(row['ratio_with_resets'], '.2f'):>20}"
         )
     print("\nWhat is left in RecVectorEnv, by own time:")
