@@ -42,7 +42,7 @@ def counterfactual(world: World, task: Task, change: Change, generator: np.rando
     Raises:
         ValueError: The pool holds nothing but the target.
     """
-    data, split = world.dataset, world.split
+    data = world.dataset
     others = np.setdiff1d(task.candidates if len(task.candidates) else np.arange(data.num_items), [task.target])
     if not len(others):
         raise ValueError(f"task {task.index}: the pool holds only the target, so no other candidate can be the answer")
@@ -60,7 +60,4 @@ def counterfactual(world: World, task: Task, change: Change, generator: np.rando
             other = replace(other, rating=rating)
         else:
             other = other.keep(~mask)
-            if split.train_lengths is not None:
-                split = replace(split, train_lengths=np.minimum(split.train_lengths, np.diff(other.indptr)))
-    moved = World(other, split.on(other), world.num_candidates, world.negatives, world.history_length, world.seed)
-    return moved, replace(task, target=target)
+    return world.on(other), replace(task, target=target)

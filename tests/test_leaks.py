@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from agentrec_env.counterfactual import CHANGES, counterfactual
 from agentrec_env.data.dataset import Dataset
 from agentrec_env.data.load import load
 from agentrec_env.data.splits import TASK_SPLITS
@@ -28,46 +29,7 @@ from agentrec_env.types import Task
 from tests.conftest import random_dataset
 
 SPLIT_NAMES = ("temporal", "leave_one_out")
-CHANGES = ("relabel", "rewrite", "delete")
 CHANCE = float(np.mean([1 / np.log2(rank + 1) if rank <= 10 else 0 for rank in range(1, 21)]))  # N@10 of 20: .2272
-
-
-def hidden(world: World, task: Task) -> np.ndarray:
-    """bool [N]: the interactions that the agent must not know, the target's included."""
-    data, lengths = world.dataset, world.split.train_lengths
-    place = np.arange(len(data)) - data.indptr[data.user]
-    own = data.user == task.user
-    if lengths is None:
-        assert data.time is not None
-        assert task.time is not None
-        return data.time >= task.time
-    return np.where(own, place >= task.position, place >= lengths[data.user])
-
-
-def changed(world: World, task: Task, change: str, generator: np.random.Generator) -> tuple[World, Task]:
-    """The same task in a world where another candidate is the answer and what is hidden is other, or gone."""
-    data = world.dataset
-    others = np.setdiff1d(task.candidates if len(task.candidates) else np.arange(data.num_items), [task.target])
-    target = int(generator.choice(others))
-    row = int(data.indptr[task.user]) + task.position
-    other = data.with_items(np.array([row]), np.array([target]))
-    split = world.split
-    if change != "relabel":
-        mask = hidden(world, task)
-        assert mask[row]
-        if change == "rewrite":
-            rows = np.flatnonzero(mask)
-            rows = rows[rows != row]
-            other = other.with_items(rows, generator.integers(data.num_items, size=len(rows)))
-            rating = other.rating.copy()
-            rating[mask] = generator.integers(1, 6, int(mask.sum()))
-            other = replace(other, rating=rating)
-        else:
-            other = other.keep(~mask)
-            if split.train_lengths is not None:
-                split = replace(split, train_lengths=np.minimum(split.train_lengths, np.diff(other.indptr)))
-    moved = World(other, split.on(other), world.num_candidates, world.negatives, world.history_length, world.seed)
-    return moved, replace(task, target=target)
 
 
 def calls(world: World, task: Task, tools: list[Tool]) -> Iterator[tuple[Tool, dict[str, str]]]:
@@ -105,7 +67,7 @@ def seen(world: World, task: Task, tools: list[Tool]) -> dict[str, str | bytes]:
 def leaks(world: World, task: Task, change: str, tools: list[Tool], generator: np.random.Generator) -> list[str]:
     """What changed though it must not."""
     before = seen(world, task, tools)
-    after = seen(*changed(world, task, change, generator), tools)
+    after = seen(*counterfactual(world, task, change, generator), tools)
     assert before.keys() == after.keys()
     return [name for name in before if before[name] != after[name]]
 
@@ -257,6 +219,6 @@ def test_data_is_not_touched(tiny: Dataset) -> None:
     task = world.task("test", 0)
     fingerprint = tiny.fingerprint
     seen(world, task, all_tools())
-    changed(world, task, "rewrite", np.random.default_rng(0))
+    counterfactual(world, task, "rewrite", np.random.default_rng(0))
     replaced = world.dataset
     assert replaced.fingerprint == fingerprint

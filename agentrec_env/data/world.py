@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -24,7 +25,24 @@ MAX_CANDIDATES = 1000
 HARD_POOL = 10
 """Hard negatives are drawn from the ``HARD_POOL * (C - 1)`` items most like the history."""
 
-Sampler = Callable[["World", int, IntArray, IntArray, int, int, np.random.Generator], IntArray]
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """What a sampler of negatives is asked for."""
+
+    world: World
+    fold: int
+    """Evidence that the task may use."""
+    history: IntArray
+    """int64 [H], the latest known items."""
+    forbidden: IntArray
+    """int64 [F], sorted: what the user took up to and with the target."""
+    count: int
+    """Negatives wanted; at least as many items are not forbidden."""
+
+
+Sampler = Callable[[Draw, np.random.Generator], IntArray]
+"""int64 [count]: different items, none of them forbidden."""
 NEGATIVES: Registry[Sampler] = Registry("negative sampler")
 
 
@@ -144,7 +162,7 @@ class World:
                     f"{count} negatives asked for, but user {data.user_ids[user]!r} leaves {free} items not yet taken; "
                     f"use num_candidates <= {free + 1}"
                 )
-            negatives = self._sampler(self, fold, forbidden, history, target, count, generator)
+            negatives = self._sampler(Draw(self, fold, history, forbidden, count), generator)
             candidates = generator.permutation(np.append(negatives, target)).astype(np.int64)
         candidates.flags.writeable = history.flags.writeable = False
         return Task(task_split, index, user, position, time, history, target, candidates, fold)
@@ -175,66 +193,35 @@ class World:
 
 
 @NEGATIVES.register("uniform")
-def uniform(
-    world: World,
-    fold: int,
-    forbidden: IntArray,
-    history: IntArray,
-    target: int,
-    count: int,
-    generator: np.random.Generator,
-) -> IntArray:
+def uniform(draw: Draw, generator: np.random.Generator) -> IntArray:
     """Items that the user has not taken, each as likely (AgenticRec, sec. 3)."""
-    total = world.dataset.num_items
-    if 4 * (count + len(forbidden)) > total:
-        allowed = np.delete(np.arange(total), forbidden)
-        return generator.choice(allowed, size=count, replace=False)
+    total = draw.world.dataset.num_items
+    if 4 * (draw.count + len(draw.forbidden)) > total:
+        return generator.choice(np.delete(np.arange(total), draw.forbidden), size=draw.count, replace=False)
     chosen: dict[int, None] = {}
-    barred = set(forbidden.tolist())
-    while len(chosen) < count:
-        for item in generator.integers(total, size=count + 8).tolist():
+    barred = set(draw.forbidden.tolist())
+    while len(chosen) < draw.count:
+        for item in generator.integers(total, size=draw.count + 8).tolist():
             if item not in barred:
                 chosen[item] = None
-    return np.fromiter(chosen, np.int64)[:count]
+    return np.fromiter(chosen, np.int64)[: draw.count]
 
 
 @NEGATIVES.register("popularity")
-def popularity(
-    world: World,
-    fold: int,
-    forbidden: IntArray,
-    history: IntArray,
-    target: int,
-    count: int,
-    generator: np.random.Generator,
-) -> IntArray:
+def popularity(draw: Draw, generator: np.random.Generator) -> IntArray:
     """Items drawn in proportion to their popularity in the task's evidence; never-seen ones only if others run out."""
-    with np.errstate(divide="ignore"):
-        weight = np.log(np.maximum(world.split.evidence(fold).popularity, 1e-9))
-    weight[forbidden] = -np.inf
-    return _without_replacement(weight, count, generator)
+    log_weight = np.log(np.maximum(draw.world.split.evidence(draw.fold).popularity, 1e-9))
+    keys = log_weight + generator.gumbel(size=len(log_weight))  # Gumbel-top-k: without replacement, by weight
+    keys[draw.forbidden] = -np.inf
+    return np.argpartition(-keys, draw.count - 1)[: draw.count]
 
 
 @NEGATIVES.register("hard")
-def hard(
-    world: World,
-    fold: int,
-    forbidden: IntArray,
-    history: IntArray,
-    target: int,
-    count: int,
-    generator: np.random.Generator,
-) -> IntArray:
+def hard(draw: Draw, generator: np.random.Generator) -> IntArray:
     """Items drawn from those most like the history, by co-occurrence cosine in the task's evidence."""
-    evidence = world.split.evidence(fold)
-    likeness = np.asarray(evidence.cosine[history].sum(axis=0)).ravel().astype(np.float64)
+    evidence = draw.world.split.evidence(draw.fold)
+    likeness = np.asarray(evidence.cosine[draw.history].sum(axis=0)).ravel().astype(np.float64)
     likeness += 1e-9 * evidence.popularity + 1e-12 * generator.random(len(likeness))
-    likeness[forbidden] = -np.inf
-    pool = np.argsort(-likeness)[: min(HARD_POOL * count, len(likeness) - len(forbidden))]
-    return generator.choice(pool, size=count, replace=False)
-
-
-def _without_replacement(log_weight: NDArray[np.float64], count: int, generator: np.random.Generator) -> IntArray:
-    """``count`` indices drawn without replacement in proportion to exp(log_weight): the Gumbel-top-k trick."""
-    keys = log_weight + generator.gumbel(size=len(log_weight))
-    return np.argpartition(-keys, count - 1)[:count]
+    likeness[draw.forbidden] = -np.inf
+    pool = np.argsort(-likeness)[: min(HARD_POOL * draw.count, len(likeness) - len(draw.forbidden))]
+    return generator.choice(pool, size=draw.count, replace=False)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from agentrec_env.data.world import NEGATIVES, World
+from agentrec_env.data.world import NEGATIVES, Draw, World
 from agentrec_env.registry import UnknownNameError
 from tests.conftest import random_dataset
 
@@ -96,8 +96,8 @@ def test_catalogue_mode_has_no_pool() -> None:
 
 
 def test_own_negative_sampler() -> None:
-    def first(world, fold, forbidden, history, target, count, generator):  # type: ignore[no-untyped-def]
-        return np.setdiff1d(np.arange(world.dataset.num_items), forbidden)[:count]
+    def first(draw: Draw, generator: np.random.Generator) -> np.ndarray:
+        return np.setdiff1d(np.arange(draw.world.dataset.num_items), draw.forbidden)[: draw.count]
 
     NEGATIVES.register("first", first)
     try:
