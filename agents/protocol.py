@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -103,7 +104,7 @@ def make(source: str | type | Callable[..., Any] | Agent, **kwargs: Any) -> Agen
     return thing
 
 
-class ScoringAgent:
+class ScoringAgent(ABC):
     """Ranks the candidates by a number each, in one turn and without tools.
 
     Subclasses give :meth:`scores`. Unknown scores (nan) rank last. Ties are broken at random by the seed and the
@@ -125,9 +126,9 @@ class ScoringAgent:
     def reset(self, num_envs: int, seed: int) -> None:
         self._seed = seed
 
+    @abstractmethod
     def scores(self, view: View, items: IntArray) -> FloatArray:
         """float64 [M]: how much the user of ``view`` would like each of ``items`` (int64 [M]); higher is better."""
-        raise NotImplementedError
 
     def act(self, observations: Sequence[Observation], rows: Sequence[int]) -> list[str]:
         if self._envs is None:
