@@ -120,7 +120,7 @@ class ScoringAgent(ABC):
             self.fit(envs.world)
             self._envs = envs
 
-    def fit(self, world: World) -> None:
+    def fit(self, world: World) -> None:  # noqa: B027 - most need none
         """Prepare what needs the world's evidence; by default nothing."""
 
     def reset(self, num_envs: int, seed: int) -> None:
