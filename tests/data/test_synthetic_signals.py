@@ -171,12 +171,13 @@ def test_one_signal_is_under_a_learned_fusion_which_is_under_the_truth(
     test, target, _, users = table("test", 3200)
     labels = np.zeros(train.shape[:2], dtype=np.int64)
     labels[np.arange(len(train)), train_target] = 1
-    ranker = lightgbm.LGBMRanker(
-        n_estimators=200, learning_rate=0.03, num_leaves=15, min_child_samples=50, colsample_bytree=0.5,
-        random_state=0, n_jobs=1, verbose=-1, deterministic=True,
-    )  # fmt: skip
-    ranker.fit(columns(train), labels.ravel(), group=[20] * len(train))
-    fused = ndcg(ranker.booster_.predict(columns(test)).reshape(test.shape[:2]), target)
+    settings = {
+        "objective": "lambdarank", "learning_rate": 0.03, "num_leaves": 15, "min_child_samples": 50,
+        "colsample_bytree": 0.5, "seed": 0, "num_threads": 1, "verbose": -1, "deterministic": True,
+    }  # fmt: skip
+    pools = lightgbm.Dataset(columns(train), labels.ravel(), group=[20] * len(train))
+    ranker = lightgbm.train(settings, pools, num_boost_round=200)
+    fused = ndcg(ranker.predict(columns(test), num_threads=1).reshape(test.shape[:2]), target)
     scores = {name: ndcg(test[:, :, column], target) for column, name in enumerate(names)}
     scores["fusion"] = fused
     moved_by = traits(world, users)
