@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -91,6 +92,21 @@ class TruncatedError(DataError):
     """A compressed file that ends too early or is damaged."""
 
 
+def sound_lines(path: Path) -> int:
+    """How many whole lines of a damaged gzip come before the damage, to within what 4 KiB expand to."""
+    from isal import isal_zlib
+
+    lines, unpack = 0, isal_zlib.decompressobj(wbits=31)
+    with open(path, "rb") as raw, suppress(cast(type[Exception], isal_zlib.error)):
+        while data := raw.read(4096):
+            while data:
+                lines += unpack.decompress(data).count(b"\n")
+                data = b""
+                if unpack.eof:
+                    data, unpack = unpack.unused_data, isal_zlib.decompressobj(wbits=31)
+    return lines
+
+
 class LineStream:
     """Iterates over a file in blocks of whole lines, counting lines and rejecting over-long ones in a `Tally`.
 
@@ -140,9 +156,10 @@ class LineStream:
             if carry:
                 yield number, [carry], carry + b"\n"
         except TruncatedError as error:
+            sound = sound_lines(self.path)
             raise TruncatedError(
-                f"{error}, after {number - 1:,} whole lines that were fine. Download the file again, or cut it back"
-                f" to what is sound: gzip -dc FILE | head -n {number - 1} > NEW"
+                f"{error}, after {sound:,} whole lines that were fine. Download the file again, or cut it back"
+                f" to what is sound: gzip -dc FILE | head -n {sound} > NEW"
             ) from None
 
     def lines(self, strip: bool = True) -> Iterator[tuple[int, bytes]]:

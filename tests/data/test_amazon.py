@@ -309,6 +309,8 @@ def test_a_truncated_gzip_says_how_many_lines_were_fine(folder: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"cut.jsonl.gz: the gzip ends too early, after [\d,]{4,} whole lines") as error:
         read_reviews(path, "amazon-2023-reviews")
+    sound = zlib.decompressobj(31).decompress(path.read_bytes()).count(b"\n")
+    assert f"after {sound:,} whole lines" in str(error.value)
     assert "Download the file again" in str(error.value)
 
 
