@@ -18,7 +18,7 @@ from gymnasium import spaces
 
 from agentrec_env.actions import Mode
 from agentrec_env.data.dataset import Dataset
-from agentrec_env.data.load import load
+from agentrec_env.data.load import Stamp, load, stamp
 from agentrec_env.data.splits import SPLITS, TASK_SPLITS, Split
 from agentrec_env.data.world import World
 from agentrec_env.prompts import Direction
@@ -202,7 +202,7 @@ _lock = threading.RLock()
 
 
 @lru_cache(maxsize=4)
-def _dataset(source: str, k_core: int) -> Dataset:
+def _dataset(source: str, k_core: int, stamp: Stamp) -> Dataset:
     if source == "synthetic":
         logger.warning(
             "dataset 'synthetic': the embedded world, made by this project, not real reviews. "
@@ -212,21 +212,22 @@ def _dataset(source: str, k_core: int) -> Dataset:
 
 
 @lru_cache(maxsize=8)
-def _split(source: str, k_core: int, split: str) -> Split:
-    return SPLITS.get(split)(_dataset(source, k_core))
+def _split(source: str, k_core: int, stamp: Stamp, split: str) -> Split:
+    return SPLITS.get(split)(_dataset(source, k_core, stamp))
 
 
 @lru_cache(maxsize=16)
 def _shared(
     source: str,
     k_core: int,
+    stamp: Stamp,
     split: str,
     num_candidates: int | Literal["catalog"],
     negatives: str,
     history_length: int,
     seed: int,
 ) -> World:
-    boundaries = _split(source, k_core, split)
+    boundaries = _split(source, k_core, stamp, split)
     return World(boundaries.dataset, boundaries, num_candidates, negatives, history_length, seed)
 
 
@@ -236,6 +237,7 @@ def _world(config: Config) -> World:
         return _shared(
             config.dataset,
             config.k_core,
+            stamp(config.dataset),
             config.split,
             config.num_candidates,
             config.negatives,

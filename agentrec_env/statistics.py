@@ -50,7 +50,7 @@ class SeedSpread:
 class Comparison:
     """A paired difference between two agents on the same tasks: `difference` is the first minus the second.
 
-    p: two-sided, from the sign-flip test; `exact` says that all sign patterns were enumerated.
+    p: two-sided, from the sign-flip test (see `compare` for several seeds); `exact`: all sign patterns enumerated.
     effect: standardised mean difference d_z, the mean difference over the standard deviation of the
     differences.
     """
@@ -117,6 +117,13 @@ class PairedBootstrap(Generic[Key]):
         """Interval of the mean of `first` minus `second`, on the shared draws."""
         return self._interval(self.per_task(first, second), self.means[first] - self.means[second], method)
 
+    def p_value(self, first: Key, second: Key) -> float:
+        """Two-sided p of no difference: how often the resamples, shifted to mean 0, are as far out as what is seen."""
+        resampled = self.means[first] - self.means[second]
+        seen = abs(float(self.per_task(first, second).mean()))
+        extreme = int((np.abs(resampled - resampled.mean()) >= seen).sum())
+        return (1 + extreme) / (1 + len(resampled))
+
     def per_task(self, first: Key, second: Key) -> Floats:
         """Differences by task, each agent's seeds averaged: float64[tasks]."""
         differences: Floats = self.values[first].mean(axis=0) - self.values[second].mean(axis=0)
@@ -176,13 +183,20 @@ def _exact_sign_flip(values: Floats) -> tuple[float, bool]:
 def compare(
     bootstrap: PairedBootstrap[Key], pairs: Sequence[tuple[Key, Key]], rng: np.random.Generator
 ) -> list[Comparison]:
-    """Difference, interval, test and effect size of each (first, second), p values not yet corrected for number."""
+    """Difference, interval, test and effect size of each (first, second), p values not yet corrected for number.
+
+    The sign-flip test takes the trained models as they are. Where a row has several seeds its p is raised to that of
+    the two-way resamples, which holds the noise of training too, so that two rows that differ by luck of their seeds
+    are not told apart.
+    """
     differences = [bootstrap.per_task(first, second) for first, second in pairs]
     tests = sign_flip_tests(differences, rng)
-    return [
-        Comparison(bootstrap.difference(*pair), p, exact, standardised_difference(values), len(values))
-        for pair, values, (p, exact) in zip(pairs, differences, tests, strict=True)
-    ]
+    results = []
+    for pair, values, (p, exact) in zip(pairs, differences, tests, strict=True):
+        if any(len(bootstrap.values[key]) > 1 for key in pair):
+            p, exact = max(p, bootstrap.p_value(*pair)), False
+        results.append(Comparison(bootstrap.difference(*pair), p, exact, standardised_difference(values), len(values)))
+    return results
 
 
 def standardised_difference(differences: ArrayLike) -> float:

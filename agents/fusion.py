@@ -14,15 +14,15 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import agentrec_env
 from agentrec_env.data.view import View
 from agentrec_env.data.world import World
-from agentrec_env.tools import lexical
-from agentrec_env.tools import pool as pool_blocks
 from agentrec_env.tools.signals import SIGNALS, matrix
 from agentrec_env.types import FloatArray, IntArray
 from agents.models import load_model, save_model, source_digest
@@ -245,14 +245,15 @@ def _portions(lengths: Sequence[int]) -> Iterator[slice]:
 
 def _key(world: World, signals: Sequence[str], config: FusionConfig, lightgbm_version: str) -> str:
     """What the trained model depends on, the code that makes its features included."""
-    sources = sorted({inspect.getsourcefile(type(SIGNALS.get(name))) or "" for name in signals})
-    sources += [__file__, pool_blocks.__file__, lexical.__file__]
+    package = Path(agentrec_env.__file__).parent
+    sources = {str(path) for folder in ("data", "tools") for path in (package / folder).glob("*.py")}
+    sources |= {__file__, *(inspect.getmodule(SIGNALS.get(name)).__file__ or "" for name in signals)}  # type: ignore[union-attr]
     content: Mapping[str, Any] = {
-        "world": world.protocol,
+        "world": world.key,
         "signals": list(signals),
         "config": asdict(config),
         "lightgbm": lightgbm_version,
-        "code": source_digest(sources),
+        "code": source_digest(sorted(sources)),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -51,7 +51,10 @@ class Agent(Protocol):
         """Forget all episodes; rows will be 0..num_envs-1. Equal seeds give equal episodes, whatever ``num_envs``."""
 
     def act(self, observations: Sequence[Observation], rows: Sequence[int]) -> list[str]:
-        """One action for each observation; ``rows`` says whose turn it is. ``turn`` 0 starts a row's new episode."""
+        """One action for each observation; ``rows`` says whose turn it is. ``turn`` 0 starts a row's new episode.
+
+        Where it raises, it is asked again for each row alone: raise before anything that an episode depends on changes.
+        """
 
 
 class FunctionAgent:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from agentrec_env.data import evidence as evidence_module
 from agentrec_env.data.evidence import Evidence
 from agentrec_env.data.view import View
 from agentrec_env.data.world import World
@@ -337,7 +338,9 @@ def _scores(model: SASRecModel, view: View, items: IntArray) -> FloatArray:
 
 
 def _key(evidence: Evidence, config: SASRecConfig) -> str:
-    digest = hashlib.sha256(json.dumps([asdict(config), torch.__version__, source_digest([__file__])]).encode())
+    digest = hashlib.sha256(
+        json.dumps([asdict(config), torch.__version__, source_digest([__file__, evidence_module.__file__])]).encode()
+    )
     digest.update(np.int64(evidence.data.num_items).tobytes())
     digest.update(evidence.data.indptr.tobytes() + evidence.data.item.tobytes())
     return digest.hexdigest()[:16]

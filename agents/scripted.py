@@ -23,8 +23,8 @@ _TOOL = re.compile(r"^- (\w+)\(([^)]*)\): ", re.MULTILINE)
 _ARGUMENT = re.compile(r"(\w+)(\??): ")
 _HISTORY = re.compile(r"^- (.+?)(?: \(rated [\d.]+ of 5\))?$", re.MULTILINE)
 _CANDIDATE = re.compile(r"^(\d+|[AB])\. ", re.MULTILINE)
-_SIGN = re.compile(r"\[(\w+)\]=(\d+)")
-_LISTED = re.compile(r"^\[(\w+)\].* = (\d+)$")
+_SIGN = re.compile(r"\[([^\]]+)\]=(\d+)")
+_LISTED = re.compile(r"^\[([^\]]+)\].* = (\d+)$")
 _UNRELATED = re.compile(r"^(price|How others rated)")
 """Lines that say what an item is like, not that this user would take it."""
 

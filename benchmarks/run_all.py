@@ -7,6 +7,7 @@ and results.json. Started again with the same options it goes on where it was st
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import platform
 import shlex
@@ -71,7 +72,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core); 0 plays in this one"
     )
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results (default: results)")
+    parser.add_argument("--out", type=Path, help="folder of the results (default: results/SIZE-SPLIT-seedSEED)")
     parser.add_argument("--redo", nargs="+", default=[], metavar="ROW", help="forget the results of these rows first")
     parser.add_argument("--list", action="store_true", help="print rows and tracks and stop")
     return parser.parse_args(arguments)
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         size = SIZES["quick" if options.quick else "full" if options.full else "default"]
+        options.out = options.out or Path("results") / f"{size.name}-{options.split}-seed{options.seed}"
         suite = DEFAULT.with_agents(options.agent)
         suite = suite.only([*options.only, *options.agent] if options.only else size.tracks)
         _check_agents(suite.rows)
@@ -117,6 +119,9 @@ def _plan(source: str, options: argparse.Namespace, suite: Suite, size: Size) ->
     name = Path(source).name or source
     items = runner.load_dataset(source).num_items
     fitting = [track for track in suite.tracks if track.pool is None or 2 * track.pool <= items] or list(suite.tracks)
+    for track in suite.tracks:
+        if track not in fitting:
+            print(f"{name} has {items} items, too few for track {track.name}: it is left out", file=sys.stderr)
     for track in fitting:
         world = runner.open_world(source, options.split, options.seed, track)
         available = world.num_tasks("test")
@@ -149,6 +154,7 @@ def _plan(source: str, options: argparse.Namespace, suite: Suite, size: Size) ->
 def _settings(options: argparse.Namespace, size: Size, plans: Sequence[Plan]) -> dict[str, Any]:
     run = {
         "agentrec-env": versions().get("agentrec-env", "unknown"),
+        "code": _code(),
         "split": options.split,
         "seed": options.seed,
         "block": runner.BLOCK,
@@ -157,6 +163,17 @@ def _settings(options: argparse.Namespace, size: Size, plans: Sequence[Plan]) ->
     if len(tracks) < len(plans):
         raise ValueError("two datasets have the same name; compare them in two runs with two --out folders")
     return {"run": run, "tracks": tracks}
+
+
+def _code() -> str:
+    """A hash of the sources that results depend on, so that what another version played is not taken for this one's."""
+    root = Path(__file__).resolve().parent.parent
+    paths = [path for package in ("agentrec_env", "agents") for path in (root / package).rglob("*.py")]
+    paths += [root / "benchmarks" / f"{name}.py" for name in ("runner", "suite", "records")]
+    digest = hashlib.sha256(repr({name: versions().get(name) for name in ("numpy", "torch", "lightgbm")}).encode())
+    for path in sorted(paths):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _play(units: Sequence[Unit], folder: Folder, jobs: int, console: Console) -> dict[Place, str]:
@@ -230,7 +247,7 @@ class _Display:
 def _analyse(plan: Plan, folder: Folder, errors: dict[Place, str], seed: int) -> analysis.TrackResult:
     rows: dict[str, Row] = {}
     seeds: dict[str, dict[int, list[Block]]] = {}
-    orders: dict[str, list[Block]] = {}
+    orders: dict[str, tuple[int, list[Block]]] = {}
     failed: dict[str, list[str]] = {}
     for unit in plan.units:
         blocks = [block for block in folder.finished(unit.place, unit.blocks) if block]
@@ -239,11 +256,15 @@ def _analyse(plan: Plan, folder: Folder, errors: dict[Place, str], seed: int) ->
             error = errors.get(unit.place, "some of its blocks are missing")
             failed.setdefault(unit.row.name, []).append(f"seed {unit.seed}{order}: {error}")
         elif unit.order:
-            orders[unit.row.name] = blocks
+            orders[unit.row.name] = (unit.seed, blocks)
         else:
             rows[unit.row.name] = unit.row
             seeds.setdefault(unit.row.name, {})[unit.seed] = blocks
-    played = [analysis.Played(row, seeds[name], orders.get(name, ())) for name, row in rows.items()]
+    played = []
+    for name, row in rows.items():
+        seed_again, again = orders.get(name, (None, []))
+        same = seed_again == next(iter(seeds[name]))  # else another order and another seed would be mixed up
+        played.append(analysis.Played(row, seeds[name], again if same else ()))
     missing = {name: found[0] + (f" (and {len(found) - 1} more)" * (len(found) > 1)) for name, found in failed.items()}
     rng = np.random.default_rng([seed, 2])
     return analysis.analyse(plan.dataset, plan.track, plan.protocol, played, missing, _places(plan.world), rng)

@@ -146,8 +146,9 @@ DEFAULT = Suite(ROWS, TRACKS)
 
 
 def slug(name: str) -> str:
-    """`name` as a safe folder name."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name).strip(".") or "_"
+    """`name` as a safe folder name; where characters had to go, a hash keeps different names apart."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name).strip(".") or "_"
+    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @cache

@@ -7,6 +7,7 @@ import logging
 import pickle
 import warnings
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -295,8 +296,8 @@ def test_the_embedded_world_says_what_it_is(caplog: pytest.LogCaptureFixture) ->
 
     scenario._dataset.cache_clear()
     with caplog.at_level(logging.WARNING, logger="agentrec_env"):
-        scenario._dataset("synthetic", 0)
-        scenario._dataset("synthetic", 0)
+        scenario._dataset("synthetic", 0, ())
+        scenario._dataset("synthetic", 0, ())
     assert sum("not real reviews" in record.message for record in caplog.records) == 1
 
 
@@ -307,3 +308,13 @@ def test_registering_a_variant() -> None:
         assert gym.make_vec("TestShop-v0", 2).reset(seed=0)[0]["candidates"].shape == (2, 7)
     finally:
         del gym.registry["TestShop-v0"]
+
+
+def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    fingerprints = []
+    for shift in (0, 1):
+        rows = [f"u{u},i{(u + shift * t + t) % 40},{t}" for u in range(30) for t in range(8)]
+        path.write_text("user,item,timestamp\n" + "\n".join(rows) + f"\nextra{'x' * shift},i1,9\n")
+        fingerprints.append(RecEnv(dataset=str(path)).world.dataset.fingerprint)
+    assert fingerprints[0] != fingerprints[1]

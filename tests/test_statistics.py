@@ -181,3 +181,16 @@ def test_bad_input_says_what_is_wrong() -> None:
         statistics.holm([1.2])
     with pytest.raises(ValueError, match="pool of 20"):
         statistics.position_uniformity([20], 20)
+
+
+def test_luck_of_the_seeds_is_no_difference() -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(60):
+        rows = {
+            name: 0.5 + rng.normal(0, 0.01, (3, 1)) + rng.normal(0, 0.1, 300) + rng.normal(0, 0.05, (3, 300))
+            for name in ("first", "second")
+        }
+        bootstrap = statistics.PairedBootstrap(rows, rng, resamples=1000)
+        found.append(statistics.compare(bootstrap, [("first", "second")], rng)[0].p)
+    assert np.mean(np.array(found) < 0.05) < 0.15  # the sign-flip test alone, which takes the models as given: over .3

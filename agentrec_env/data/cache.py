@@ -23,7 +23,7 @@ import numpy as np
 from agentrec_env.data.dataset import Dataset, Items
 from agentrec_env.data.report import SourceReport
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Raise it whenever a reader gives anything else for the same bytes."""
 
 _log = logging.getLogger(__name__)

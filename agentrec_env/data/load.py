@@ -5,10 +5,12 @@ A source is "synthetic", a category that was downloaded, a folder with reviews a
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -139,8 +141,26 @@ def _join(name: str, reviews: Reviews, described: Metadata | None) -> tuple[Data
             [described.descriptions[row] if row >= 0 else "" for row in rows],
         )
         report = SourceReport(reviews.report, described.report, rows.count(-1))
-    columns = (reviews.user, reviews.item, reviews.rating, reviews.time, reviews.order)
-    return Dataset.build(name, items, reviews.user_ids, *columns), report
+    # Files are often in order of time, and so are their first uses; an index must not tell which item came later.
+    shuffled = sorted(range(len(ids)), key=lambda item: hashlib.blake2b(ids[item].encode(), digest_size=8).digest())
+    order = np.array(shuffled, np.int64)
+    place_of = np.empty(len(ids), np.int64)
+    place_of[order] = np.arange(len(ids))
+    columns = (reviews.user, place_of[reviews.item], reviews.rating, reviews.time, reviews.order)
+    return Dataset.build(name, items.take(order), reviews.user_ids, *columns), report
+
+
+Stamp: TypeAlias = tuple[tuple[str, int, int], ...]
+"""Path, time of change (ns) and size of each file of a source."""
+
+
+def stamp(source: str | Path) -> Stamp:
+    """What tells in an instant whether the files of a source have changed; () for what is made, not read."""
+    if source == "synthetic":
+        return ()
+    files = resolve(source)
+    paths = [path.resolve() for path in (files.reviews, files.metadata) if path is not None]
+    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
 
 
 def resolve(source: str | Path, metadata: str | Path | None = None) -> Files:

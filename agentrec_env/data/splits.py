@@ -11,6 +11,7 @@ tasks; training tasks use earlier time cut-offs (temporal) or the training parts
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,18 @@ class Split:
     train_lengths: NDArray[np.int64] | None = None
     """leave_one_out: int64 [U], how many of each user's first interactions are training."""
     _evidence: dict[int, Evidence] = field(default_factory=dict, repr=False)
+
+    @property
+    def by_time(self) -> bool:
+        """Whether "known" means strictly earlier in time, rather than earlier in the user's own order."""
+        return self.train_lengths is None
+
+    @property
+    def key(self) -> str:
+        """A short hash of the name and the boundaries."""
+        digest = hashlib.sha256(repr((self.name, self.cutoffs)).encode())
+        digest.update(b"" if self.train_lengths is None else self.train_lengths.tobytes())
+        return digest.hexdigest()[:8]
 
     def on(self, dataset: Dataset) -> Split:
         """The same boundaries on other interactions of the same users and items."""

@@ -29,7 +29,7 @@ class ItemCounts:
 
     def __init__(self, split: Split) -> None:
         data = split.dataset
-        rows = np.arange(len(data)) if split.name == "temporal" else np.flatnonzero(split.evidence_mask(0))
+        rows = np.arange(len(data)) if split.by_time else np.flatnonzero(split.evidence_mask(0))
         item = data.item[rows].astype(np.int64)
         time = np.zeros(len(rows), np.int64) if data.time is None else data.time[rows]
         self.start = int(time.min(initial=0)) if data.time is None else int(time.min())
@@ -107,7 +107,7 @@ class View:
 
     @property
     def _cut(self) -> int | None:
-        return self.time if self._split.name == "temporal" else None
+        return self.time if self._split.by_time else None
 
     @cached_property
     def _own_later(self) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:

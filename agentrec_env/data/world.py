@@ -109,10 +109,28 @@ class World:
         )
 
     def positions(self, task_split: str) -> NDArray[np.int64]:
-        """int64 [M, 2]: user and place of each target of ``task_split``."""
+        """int64 [M, 2]: user and place of each target of ``task_split``.
+
+        Left out are those of users who have taken so much that a pool cannot be filled.
+        """
         if task_split not in self._positions:
-            self._positions[task_split] = self.split.positions(task_split)
+            positions = self.split.positions(task_split)
+            room = self.dataset.num_items - (0 if self.catalog else int(self.num_candidates) - 1)
+            full = np.flatnonzero(np.diff(self.dataset.indptr)[positions[:, 0]] > room)
+            crowded = [row for row in full if len(self._taken(*positions[row].tolist())) > room]
+            self._positions[task_split] = np.delete(positions, crowded, axis=0)
         return self._positions[task_split]
+
+    def _taken(self, user: int, position: int) -> IntArray:
+        """int64 [F], sorted: what ``user`` took up to and with ``position``, and at the same moment, if times count."""
+        data = self.dataset
+        rows = data.rows(user)
+        until = position + 1
+        if self.split.by_time:
+            assert data.time is not None
+            times = data.time[rows]
+            until = int(np.searchsorted(times, times[position], side="right"))
+        return np.unique(data.item[rows.start : rows.start + until].astype(np.int64))
 
     def num_tasks(self, task_split: str) -> int:
         """How many tasks ``task_split`` has."""
@@ -135,7 +153,9 @@ class World:
                 f"task {index} of {task_split!r}: there are {len(positions)} tasks, 0..{len(positions) - 1}"
             )
         user, position = (int(x) for x in positions[index])
-        entropy = [self.seed, TASK_SPLITS.index(task_split), index] + ([] if seed is None else [seed])
+        entropy = [self.seed, TASK_SPLITS.index(task_split), index] + (
+            [] if seed is None else [seed + 1]
+        )  # zeros at the end would not count
         return self.build_task(task_split, index, user, position, np.random.default_rng(entropy))
 
     def build_task(self, task_split: str, index: int, user: int, position: int, generator: np.random.Generator) -> Task:
@@ -150,11 +170,7 @@ class World:
         if self.catalog:
             candidates = np.zeros(0, np.int64)
         else:
-            until = position + 1
-            if time is not None and split.name == "temporal":  # what was taken at the same moment is no negative
-                until = int(np.searchsorted(data.time[data.rows(user)], time, side="right"))  # type: ignore[index]
-            start = int(data.indptr[user])  # what was taken up to and with the target
-            forbidden = np.unique(data.item[start : start + until].astype(np.int64))
+            forbidden = self._taken(user, position)
             count = int(self.num_candidates) - 1
             free = data.num_items - len(forbidden)
             if free < count:
@@ -189,7 +205,7 @@ class World:
     @cached_property
     def key(self) -> str:
         """A short hash of data and protocol, for caches and result folders."""
-        return hashlib.sha256(self.protocol.encode()).hexdigest()[:12]
+        return hashlib.sha256(f"{self.protocol}, {self.split.key}".encode()).hexdigest()[:12]
 
 
 @NEGATIVES.register("uniform")

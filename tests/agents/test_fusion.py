@@ -119,3 +119,15 @@ def test_bad_arguments(shop):
     few = World(shop.dataset, shop.split)
     with pytest.raises(ValueError, match="valid tasks"):
         make("fusion", **(QUICK | {"max_rows": 200})).fit(few)
+
+
+def first_letter(view, items):
+    """A plug-in signal that is a plain function."""
+    return np.array([float(ord(view.items.ids[i][-1])) for i in items])
+
+
+def test_signals_of_ones_own(shop):
+    agent = make("fusion", **(QUICK | {"signals": ["popularity", f"{__name__}:first_letter"]}))
+    agent.fit(shop)
+    view = shop.view(shop.task("test", 0))
+    assert np.isfinite(agent.scores(view, view.candidates)).all()

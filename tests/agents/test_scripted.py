@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -105,3 +107,9 @@ def test_tools_help_it(shop):
 def test_a_string_of_tools_is_refused():
     with pytest.raises(TypeError, match="list of names"):
         make("scripted", tools="score_candidates")
+
+
+def test_item_ids_of_any_form_are_read(tiny):
+    dashed = replace(tiny, items=replace(tiny.items, ids=[f"it-{i}.x" for i in range(tiny.num_items)]))
+    envs = RecVectorEnv(4, world=World(dashed, num_candidates="catalog"), task_split="test")
+    assert {e.stop for e in play(envs, make("scripted"), range(8))} == {StopReason.ANSWERED}

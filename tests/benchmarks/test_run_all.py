@@ -6,6 +6,7 @@ The loop here is a small stand-in for the environment, so that an interruption c
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -249,7 +250,9 @@ def test_suite_rows_are_told_apart_by_all_that_makes_them() -> None:
     row = Row("a", "fusion", kwargs={"trees": 10})
     assert row.key != Row("a", "fusion", kwargs={"trees": 20}).key
     assert row.key == Row("a", "fusion", "baseline", kwargs={"trees": 10}, seeds=3).key
-    assert slug("../../etc/passwd") == "_.._etc_passwd"
+    assert slug("pool-20") == "pool-20"
+    assert re.fullmatch(r"_\.\._etc_passwd-[0-9a-f]{8}", slug("../../etc/passwd"))
+    assert len({slug("beauty v1"), slug("beauty_v1"), slug("\u9999"), slug("\u8888")}) == 4
     assert slug("..") == "_"
     suite = Suite(DEFAULT.rows, DEFAULT.tracks).with_agents(["fusion", "mine:Agent"])
     assert [r.name for r in suite.rows].count("fusion") == 1

@@ -57,12 +57,12 @@ def shop(tmp_path: Path) -> Path:
 def test_a_folder_is_joined(shop: Path) -> None:
     dataset, report = read(shop)
     assert (dataset.name, len(dataset), dataset.num_users, dataset.num_items) == ("shop", 7, 3, 4)
-    assert dataset.items.ids == ["I0", "I1", "I2", "I3"]
-    assert dataset.items.titles == ["Thing 0", "Thing 1", "Thing 2", None]
-    assert dataset.items.brands[3] is None
-    assert dataset.items.categories == [("Toys", "Puzzles")] * 3 + [()]
-    np.testing.assert_array_equal(dataset.items.prices, [9.5, 9.5, 9.5, np.nan])
-    assert dataset.items.descriptions[2:] == ["Good.", ""]
+    items = dataset.items.take(np.array([dataset.items.index[item] for item in ("I0", "I1", "I2", "I3")]))
+    assert items.titles == ["Thing 0", "Thing 1", "Thing 2", None]
+    assert items.brands[3] is None
+    assert items.categories == [("Toys", "Puzzles")] * 3 + [()]
+    np.testing.assert_array_equal(items.prices, [9.5, 9.5, 9.5, np.nan])
+    assert items.descriptions[2:] == ["Good.", ""]
     assert report.items_without_metadata == 1
     assert report.metadata is not None
     assert report.metadata.dropped == {"on items that no one reviewed": 1}
@@ -138,7 +138,7 @@ def test_tables_of_ones_own(tmp_path: Path) -> None:
         load(folder / "interactions.csv", metadata=folder / "items.parquet"),
     ):
         assert (dataset.num_users, dataset.num_items, len(dataset)) == (2, 2, 3)
-        assert dataset.items.titles == [None, "A"]
+        assert dict(zip(dataset.items.ids, dataset.items.titles, strict=True)) == {"a": "A", "b": None}
         assert [dataset.items.ids[item] for item in dataset.item] == ["a", "b", "a"]
     with pytest.raises(DataError, match="holds interactions"):
         load(folder, metadata=folder / "interactions.csv")
@@ -298,3 +298,12 @@ def test_bad_lines_are_a_warning_in_the_log(shop: Path, caplog: pytest.LogCaptur
         read(shop)
     assert "7 of 8 records kept; left out: 1 bad (line 8: JSON is malformed" in caplog.text
     assert caplog.records[-1].levelno == logging.WARNING
+
+
+def test_item_numbers_do_not_tell_what_came_first(tmp_path: Path) -> None:
+    rows = [f"u{row % 7},item{row % 31},{row}" for row in range(200)]
+    for name, order in (("early", rows), ("late", rows[::-1])):
+        (tmp_path / f"{name}.csv").write_text("user,item,timestamp\n" + "\n".join(order) + "\n")
+    ids = load(tmp_path / "early.csv").items.ids
+    assert list(ids) == list(load(tmp_path / "late.csv").items.ids)
+    assert list(ids) not in (sorted(ids), [f"item{i}" for i in range(31)])

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from agentrec_env.data.splits import Split, temporal
 from agentrec_env.data.world import NEGATIVES, Draw, World
 from agentrec_env.registry import UnknownNameError
 from tests.conftest import random_dataset
@@ -41,7 +42,7 @@ def test_episode_seeds_draw_fresh_pools_and_evaluation_pools_stay() -> None:
     world = World(random_dataset(), "temporal")
     fixed = [world.task("test", 1).candidates.tolist() for _ in range(2)]
     fresh = [world.task("test", 1, seed).candidates.tolist() for seed in (1, 2, 1)]
-    assert fixed[0] == fixed[1] not in fresh
+    assert fixed[0] == fixed[1] not in [*fresh, world.task("test", 1, 0).candidates.tolist()]
     assert fresh[0] == fresh[2] != fresh[1]
     assert World(random_dataset(), "temporal", seed=1).task("test", 1).candidates.tolist() != fixed[0]
 
@@ -130,8 +131,40 @@ def test_bad_arguments(kwargs: dict[str, object], error: type[Exception], messag
 
 
 def test_more_candidates_than_a_user_leaves() -> None:
+    crowded = World(random_dataset(), "leave_one_out", 60)
+    assert crowded.num_tasks("test") == 0  # such tasks are left out
     with pytest.raises(ValueError, match="use num_candidates <= "):
-        World(random_dataset(), "leave_one_out", 60).task("test", 0)
+        crowded.build_task("test", 0, 0, 7, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("split", ["temporal", "leave_one_out"])
+def test_only_tasks_whose_pool_can_be_filled(split: str) -> None:
+    data = random_dataset(users=12, items=30, per_user=20)
+    world, easy = World(data, split, 14), World(data, split, 5)
+    for task_split in ("train", "valid", "test"):
+        pools = [world.task(task_split, i).candidates for i in range(world.num_tasks(task_split))]
+        assert all(len(set(pool.tolist())) == 14 for pool in pools)
+        assert world.num_tasks(task_split) <= easy.num_tasks(task_split)
+    assert 0 < world.num_tasks("train") < easy.num_tasks("train")
+
+
+def test_a_split_of_another_name_follows_the_same_rules() -> None:
+    data = random_dataset()
+    named = temporal(data)
+    other = Split("weekly", data, cutoffs=named.cutoffs)
+    for index in range(20):
+        one, two = World(data, named), World(data, other)
+        items = np.arange(data.num_items)
+        first, second = (world.view(world.task("train", index)).popularity(items) for world in (one, two))
+        assert first.tolist() == second.tolist()
+
+
+def test_other_boundaries_are_another_key() -> None:
+    data = random_dataset()
+    assert data.time is not None
+    named = temporal(data)
+    later = temporal(data, (*named.cutoffs[:-1], named.cutoffs[-1] + 86_400_000))
+    assert World(data, named).key != World(data, later).key == World(data, later).key
 
 
 def test_no_such_task() -> None:
