@@ -78,7 +78,7 @@ def read_ours(path: Path) -> tuple[int, float]:
 
     reviews = read_reviews(path, "amazon-2023-reviews")
     assert reviews.time is not None
-    return len(reviews.user) + sum(reviews.report.dropped.values()), float(reviews.rating.sum())
+    return len(reviews.user) + sum(reviews.report.dropped.values()), float(reviews.rating.sum(dtype="float64"))
 
 
 def read_pandas(path: Path) -> tuple[int, float]:
