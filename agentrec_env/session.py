@@ -186,17 +186,23 @@ class Session:
         return self.act([ToolCall(name, dict(arguments))])[0]
 
     def abort(self, stop: StopReason, error: str) -> Step:
-        """End the episode for an error of the agent (paid as invalid) or of the environment (paid nothing)."""
+        """End the episode for a failure of the agent (paid as invalid) or of the environment (paid nothing)."""
         if self.stop is None:
             self._end(stop, error)
         return self._result("", None)
 
-    def episode(self, seed: int | None = None, seconds: Sequence[float] = ()) -> Episode:
+    def episode(
+        self,
+        seed: int | None = None,
+        seconds: Sequence[float] = (),
+        info: Mapping[str, Any] | None = None,
+    ) -> Episode:
         """The record of the ended episode.
 
         Args:
             seed: Of the reset, where there was one.
             seconds: Time that the agent took for each action.
+            info: What the agent adds.
 
         Raises:
             RuntimeError: The episode still runs.
@@ -220,6 +226,7 @@ class Session:
             metrics=dict(self.metrics),
             stop=self.stop,
             error=self.error,
+            info=dict(info or {}),
         )
 
     def _known_tools(self, calls: list[ToolCall]) -> list[ToolCall] | Invalid:

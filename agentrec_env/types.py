@@ -80,6 +80,8 @@ class StopReason(StrEnum):
     INVALID = "invalid"
     TOO_MANY_CALLS = "too_many_calls"
     TOO_MANY_TURNS = "too_many_turns"
+    OVERFLOW = "overflow"
+    """The agent ran out of tokens (or another budget of its own) before its action was whole; paid as invalid."""
     AGENT_ERROR = "agent_error"
     ENVIRONMENT_ERROR = "environment_error"
 

@@ -219,10 +219,10 @@ class RecVectorEnv(VectorEnv[Observations, Sequence[str], Any], EzPickle):
             rows,
         )
 
-    def abort(self, row: int, error: str) -> None:
-        """End the episode of a row whose agent failed; it is paid as an invalid one, with stop "agent_error"."""
+    def abort(self, row: int, error: str, stop: StopReason = StopReason.AGENT_ERROR) -> None:
+        """End the episode of a row whose agent failed or overflowed; it is paid as an invalid one."""
         self._check_begun([row])
-        self._finish(row, self._sessions[row].abort(StopReason.AGENT_ERROR, error))
+        self._finish(row, self._sessions[row].abort(stop, error))
 
     def render(self) -> tuple[str, ...] | None:
         """The transcript of each row, with render_mode "ansi"."""

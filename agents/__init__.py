@@ -24,5 +24,7 @@ for _name, _path in {
     "fusion": "agents.fusion:Fusion",
     "scripted": "agents.scripted:ScriptedAgent",
     "oracle": "agents.oracle:Oracle",
+    "llm": "agents.llm.agent:LLMAgent",
+    "endpoint": "agents.endpoint:Endpoint",
 }.items():
     AGENTS.register(_name, _path)

@@ -6,6 +6,7 @@ ends a run: the episode is marked with it. What comes back does not depend on th
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,10 +17,12 @@ from agentrec_env.session import METRICS
 from agentrec_env.text import clip
 from agentrec_env.types import Episode, StopReason
 from agentrec_env.vector import RecVectorEnv, rows_of
-from agents.protocol import Agent, Observation, make
+from agents.protocol import Agent, Observation, Overflow, StreamingAgent, make
 
 ERROR_LIMIT = 500
 """Characters of an exception that an episode keeps."""
+
+_log = logging.getLogger(__name__)
 
 
 def play(
@@ -28,8 +31,9 @@ def play(
     tasks: Iterable[int] | None = None,
     seed: int = 0,
     on_episode: Callable[[Episode], None] | None = None,
+    seeds: Sequence[int | None] | None = None,
 ) -> list[Episode]:
-    """Play tasks of the environment's task split, each once, with its fixed evaluation pool.
+    """Play tasks of the environment's task split, by default each with its fixed evaluation pool.
 
     Args:
         envs: a ``RecVectorEnv``; its number of rows says how many episodes run at once.
@@ -37,13 +41,17 @@ def play(
         tasks: indices of tasks; None: all of the task split.
         seed: of the agent.
         on_episode: called with each episode as it ends, in order of ending.
+        seeds: one for each of ``tasks``: of fresh negatives and a fresh order of the candidates (None: the fixed pool).
+            A GRPO group is one task with one seed, repeated.
 
     Raises:
         IndexError: a task that the task split does not have.
+        ValueError: not one seed for each task.
 
     Returns:
         Episodes in the order of ``tasks``. One whose agent raised has stop AGENT_ERROR and is paid as invalid; one
-        whose tool or environment raised has ENVIRONMENT_ERROR; both hold the error's text.
+        whose tool or environment raised has ENVIRONMENT_ERROR; both hold the error's text. One whose agent ran out of
+        tokens has OVERFLOW.
     """
     envs = envs.unwrapped
     player = make(agent)
@@ -51,21 +59,67 @@ def play(
     for task in queue:
         if not 0 <= task < envs.num_tasks:
             raise IndexError(f"task {task}: the environment has tasks 0..{envs.num_tasks - 1}")
+    if seeds is not None and len(seeds) != len(queue):
+        raise ValueError(f"seeds holds one seed for each of the {len(queue)} tasks; got {len(seeds)}")
     if hasattr(player, "bind"):
         player.bind(envs)
     player.reset(envs.num_envs, seed)
-    return _Run(envs, player, queue, on_episode).episodes()
+    return _Run(envs, player, queue, seeds or [None] * len(queue), seed, on_episode).episodes()
+
+
+class _Together:
+    """A plain agent as one that streams: everything sent is answered at the next ``recv``.
+
+    Where a batch fails, each row is tried alone, so that only the guilty one pays.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._asked: dict[int, Observation] = {}
+
+    def send(self, observations: Sequence[Observation], rows: Sequence[int], episodes: Sequence[int]) -> None:
+        self._asked.update(zip(rows, observations, strict=True))
+
+    def recv(self) -> tuple[list[str | Exception], list[int]]:
+        rows = sorted(self._asked)
+        actions = self._act(rows)
+        self._asked = {}
+        return actions, rows
+
+    def _act(self, rows: Sequence[int]) -> list[str | Exception]:
+        try:
+            return list(self._ask(rows))
+        except Exception as error:  # noqa: BLE001 - an agent may raise anything; the run goes on
+            return [error] if len(rows) == 1 else [action for row in rows for action in self._act([row])]
+
+    def _ask(self, rows: Sequence[int]) -> Sequence[str]:
+        actions = self._agent.act([self._asked[row] for row in rows], list(rows))
+        if not isinstance(actions, list | tuple) or len(actions) != len(rows):
+            raise TypeError(f"act() must return one text for each of {len(rows)} observations; got {actions!r:.100}")
+        for action in actions:
+            if not isinstance(action, str):
+                raise TypeError(f"act() must return texts; got {action!r:.100} ({type(action).__name__})")
+        return actions
 
 
 class _Run:
     """One call of :func:`play`."""
 
     def __init__(
-        self, envs: RecVectorEnv, agent: Agent, tasks: Sequence[int], on_episode: Callable[[Episode], None] | None
+        self,
+        envs: RecVectorEnv,
+        agent: Agent,
+        tasks: Sequence[int],
+        seeds: Sequence[int | None],
+        seed: int,
+        on_episode: Callable[[Episode], None] | None,
     ) -> None:
         self._envs = envs
         self._agent = agent
+        self._player = agent if isinstance(agent, StreamingAgent) else _Together(agent)
         self._tasks = tasks
+        self._seeds = seeds
+        self._seed = seed
         self._on_episode = on_episode
         self._results: list[Episode | None] = [None] * len(tasks)
         self._next = 0
@@ -73,22 +127,51 @@ class _Run:
         """Row -> place in the list of tasks, for rows that play."""
         self._seconds: dict[int, list[float]] = {}
         self._observations: dict[int, Observation] = {}
+        """What rows wait to be told."""
+        self._asked: dict[int, float] = {}
+        """Rows that the agent has been asked for -> its time spent on them, shared evenly by all that it works on."""
 
     def episodes(self) -> list[Episode]:
         """Play until no task is left."""
         self._assign(range(self._envs.num_envs))
         while self._place:
-            rows = sorted(self._place)
-            actions, errors = self._act(rows)
-            for row, error in errors.items():
-                self._envs.abort(row, error)
+            actions = self._actions()
+            failed = {row: action for row, action in actions.items() if isinstance(action, Exception)}
+            for row, error in failed.items():
+                stop = StopReason.OVERFLOW if isinstance(error, Overflow) else StopReason.AGENT_ERROR
+                self._envs.abort(row, str(error) if isinstance(error, Overflow) else _describe(error), stop)
                 self._end(row)
-            acting = list(actions)
+            acting = [row for row in actions if row not in failed]
             if acting:
-                self._envs.send([actions[row] for row in acting], acting)
+                self._envs.send([str(actions[row]) for row in acting], acting)
                 self._receive()
-            self._assign(row for row in rows if row not in self._place)
+            self._assign(row for row in actions if row not in self._place)
         return [episode for episode in self._results if episode is not None]
+
+    def _actions(self) -> dict[int, str | Exception]:
+        """What the agent answers next, by row, in order of rows; everybody in its hands is answered where it raises."""
+        rows = sorted(self._observations)
+        observations = [self._observations[row] for row in rows]
+        self._observations = {}
+        self._asked.update(dict.fromkeys(rows, 0.0))
+        begin = time.perf_counter()
+        try:
+            if rows:
+                self._player.send(observations, rows, [self._place[row] for row in rows])
+            actions, answered = self._player.recv()
+            _check(actions, answered, self._asked)
+            replies = dict(sorted(zip(answered, actions, strict=True)))
+        except Exception as error:  # noqa: BLE001 - an agent may raise anything; the run goes on
+            replies = dict.fromkeys(sorted(self._asked), error)
+            self._agent.reset(self._envs.num_envs, self._seed)
+        share = (time.perf_counter() - begin) / len(self._asked)
+        for row in self._asked:
+            self._asked[row] += share
+        for row, reply in replies.items():
+            spent = self._asked.pop(row)
+            if not isinstance(reply, Exception):
+                self._seconds[row].append(spent)
+        return replies
 
     def _assign(self, rows: Iterable[int]) -> None:
         """Give each free row the next task."""
@@ -104,13 +187,14 @@ class _Run:
         mask = np.zeros(self._envs.num_envs, dtype=bool)
         mask[list(chosen)] = True
         tasks = [0] * self._envs.num_envs
+        seeds: list[int | None] = [None] * self._envs.num_envs
         for row, place in chosen.items():
-            tasks[row] = int(self._tasks[place])
+            tasks[row], seeds[row] = int(self._tasks[place]), self._seeds[place]
         try:
-            observations, _ = self._envs.reset(options={"task": tasks, "reset_mask": mask})
+            observations, _ = self._envs.reset(seed=seeds, options={"task": tasks, "reset_mask": mask})
         except Exception as error:  # noqa: BLE001 - one user with too few free items must not end the run
             if len(chosen) == 1:
-                self._finish(next(iter(chosen.values())), self._impossible(tasks[next(iter(chosen))], error))
+                self._finish(next(iter(chosen.values())), self._impossible(next(iter(chosen.values())), error))
             else:
                 for row, place in chosen.items():
                     self._begin({row: place})
@@ -121,15 +205,16 @@ class _Run:
             self._seconds[row] = []
             self._observations[row] = singles[row]
 
-    def _impossible(self, index: int, error: Exception) -> Episode:
+    def _impossible(self, place: int, error: Exception) -> Episode:
         """The record of a task that could not be made."""
+        index = int(self._tasks[place])
         world, split = self._envs.world, self._envs.scenario.config.task_split
         user, position = (int(x) for x in world.positions(split)[index])
         return Episode(
             task_split=split,
             task_index=index,
             user_id=world.dataset.user_ids[user],
-            seed=None,
+            seed=self._seeds[place],
             prompt="",
             turns=(),
             candidates=(),
@@ -142,38 +227,6 @@ class _Run:
             error=_describe(error),
         )
 
-    def _act(self, rows: Sequence[int]) -> tuple[dict[int, str], dict[int, str]]:
-        """Actions by row, and for rows whose agent failed what it raised.
-
-        Where a batch fails, each row is tried alone, so that only the guilty one pays.
-        """
-        begin = time.perf_counter()
-        try:
-            actions = self._ask(rows)
-        except Exception as error:  # noqa: BLE001 - an agent may raise anything; the run goes on
-            if len(rows) == 1:
-                return {}, {rows[0]: _describe(error)}
-            good: dict[int, str] = {}
-            bad: dict[int, str] = {}
-            for row in rows:
-                one, failed = self._act([row])
-                good |= one
-                bad |= failed
-            return good, bad
-        share = (time.perf_counter() - begin) / len(rows)
-        for row in rows:
-            self._seconds[row].append(share)
-        return dict(zip(rows, actions, strict=True)), {}
-
-    def _ask(self, rows: Sequence[int]) -> list[str]:
-        actions = self._agent.act([self._observations[row] for row in rows], list(rows))
-        if not isinstance(actions, list | tuple) or len(actions) != len(rows):
-            raise TypeError(f"act() must return one text for each of {len(rows)} observations; got {actions!r:.100}")
-        for action in actions:
-            if not isinstance(action, str):
-                raise TypeError(f"act() must return texts; got {action!r:.100} ({type(action).__name__})")
-        return list(actions)
-
     def _receive(self) -> None:
         observations, _, terminations, truncations, _, rows = self._envs.recv()
         over = terminations | truncations
@@ -184,12 +237,33 @@ class _Run:
                 self._observations[row] = observation
 
     def _end(self, row: int) -> None:
-        self._finish(self._place.pop(row), self._envs.session(row).episode(seconds=self._seconds[row]))
+        place = self._place.pop(row)
+        session = self._envs.session(row)
+        self._finish(place, session.episode(self._seeds[place], self._seconds[row], self._record(row)))
+
+    def _record(self, row: int) -> Mapping[str, Any]:
+        """What the agent wants kept of the episode."""
+        if not hasattr(self._agent, "record"):
+            return {}
+        try:
+            return dict(self._agent.record(row))
+        except Exception:  # noqa: BLE001 - a lost record must not lose the run
+            _log.exception("the agent's record of row %d failed; its episode goes without", row)
+            return {}
 
     def _finish(self, place: int, episode: Episode) -> None:
         self._results[place] = episode
         if self._on_episode is not None:
             self._on_episode(episode)
+
+
+def _check(actions: Sequence[str | Exception], rows: Sequence[int], asked: Mapping[int, float]) -> None:
+    """Refuse what is no answer of a streaming agent."""
+    if len(actions) != len(rows) or not rows or len(set(rows)) < len(rows) or not all(row in asked for row in rows):
+        raise TypeError(f"recv() must answer rows that were sent, each once; got {len(actions)} for rows {rows!r:.100}")
+    for action in actions:
+        if not isinstance(action, str | Exception):
+            raise TypeError(f"recv() must return texts or exceptions; got {action!r:.100} ({type(action).__name__})")
 
 
 def _describe(error: Exception) -> str:

@@ -43,8 +43,8 @@ class Agent(Protocol):
     """Plays any number of episodes at once, one a row.
 
     Optional beside these: ``bind(envs)``, called before anything else and perhaps again with the same, for agents that
-    read numbers instead of text or that must be fitted; and ``metrics``, a mapping of figures to report with the
-    results (seconds of training, say).
+    read numbers instead of text or that must be fitted; ``metrics``, a mapping of figures to report with the results
+    (seconds of training, say); and ``record(row)``, a mapping that an episode keeps in its ``info`` when it ends.
     """
 
     def reset(self, num_envs: int, seed: int) -> None:
@@ -55,6 +55,36 @@ class Agent(Protocol):
 
         Where it raises, it is asked again for each row alone: raise before anything that an episode depends on changes.
         """
+
+
+@runtime_checkable
+class StreamingAgent(Agent, Protocol):
+    """An agent that answers each row when it is ready: the mirror of ``RecVectorEnv.send`` and ``recv``.
+
+    For agents whose rows take different times (a language model that writes, an endpoint that is asked): ``play`` uses
+    these two in place of ``act``.
+    """
+
+    def send(self, observations: Sequence[Observation], rows: Sequence[int], episodes: Sequence[int]) -> None:
+        """Take observations of some rows; ``turn`` 0 begins a new episode in its row, whatever was there.
+
+        Args:
+            observations: one a row.
+            rows: whose they are.
+            episodes: number of each row's episode in the run, 0, 1, …: the same whatever the number of rows, so what
+                is drawn at random must come from the seed and this.
+        """
+
+    def recv(self) -> tuple[Sequence[str | Exception], Sequence[int]]:
+        """Wait until at least one row is answered: the actions, and whose they are.
+
+        An exception in place of an action marks that row's episode, which ends; :class:`Overflow` where a budget of
+        the agent's own ran out.
+        """
+
+
+class Overflow(Exception):
+    """An agent ran out of tokens or another budget of its own; the episode ends with stop "overflow"."""
 
 
 class FunctionAgent:

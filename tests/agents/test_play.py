@@ -12,6 +12,7 @@ from agentrec_env.tools import tool
 from agentrec_env.types import StopReason
 from agentrec_env.vector import RecVectorEnv
 from agents import play
+from agents.protocol import Overflow, StreamingAgent
 
 
 @tool(register=False)
@@ -158,3 +159,82 @@ def test_a_task_that_cannot_be_made_is_marked_and_the_rest_goes_on(shop):
         lost = [e for e in episodes if e.stop is StopReason.ENVIRONMENT_ERROR]
         assert [e.task_index for e in lost] == [3, 8, 13]
         assert all("too few items" in (e.error or "") and e.metrics["ndcg@10"] == 0 for e in lost)
+
+
+class Slow(Uneven):
+    """Answers one row at a time, the latest asked first; its list depends on the number of the episode."""
+
+    def reset(self, num_envs, seed):
+        self.waiting = []
+        self.most = 0
+        self.ended = {}
+
+    def send(self, observations, rows, episodes):
+        self.waiting += zip(rows, observations, episodes, strict=True)
+        self.most = max(self.most, len(self.waiting))
+
+    def recv(self):
+        row, observation, episode = self.waiting.pop()
+        self.ended[row] = episode
+        if episode == 7:
+            return [Overflow("512 tokens are gone")], [row]
+        if episode == 9:
+            return [ValueError("I cannot")], [row]
+        action = super().act([observation], [row])[0]
+        return [action.replace("[1,", f"[{episode % 4 + 1},") if "answer" in action else action], [row]
+
+    def record(self, row):
+        return {"episode": self.ended[row]}
+
+
+def test_an_agent_that_streams_answers_rows_when_it_likes(shop):
+    Slow().reset(1, 0)
+    assert isinstance(Slow(), StreamingAgent)
+    tasks = [9, 3, 0, 3, 17, 4, 11, 2, 8, 30, 21]
+    runs = []
+    for rows in (1, 4, 20):
+        agent = Slow()
+        agent.batches = []
+        runs.append(play(RecVectorEnv(rows, world=shop), agent, tasks, seed=5))
+        assert agent.most == min(rows, len(tasks))
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2])
+    episodes = runs[1]
+    assert [e.info["episode"] for e in episodes] == list(range(11))
+    assert (episodes[7].stop, episodes[7].error, episodes[7].reward) == (StopReason.OVERFLOW, "512 tokens are gone", -1)
+    assert (episodes[9].stop, episodes[9].error) == (StopReason.AGENT_ERROR, "ValueError: I cannot")
+    assert all(e.stop is StopReason.ANSWERED for i, e in enumerate(episodes) if i not in (7, 9))
+    assert all(turn.seconds > 0 for e in episodes for turn in e.turns)
+
+
+@pytest.mark.parametrize("returned", [([], []), (["a"], [77]), ([3], [0]), (["a", "b"], [0, 0])])
+def test_odd_answers_of_a_streaming_agent_are_its_errors(shop, returned):
+    class Odd(Slow):
+        def recv(self):
+            return returned
+
+    episodes = play(RecVectorEnv(2, world=shop), Odd(), range(5))
+    assert Counter(e.stop for e in episodes) == {StopReason.AGENT_ERROR: 5}
+    assert all("recv() must" in (e.error or "") for e in episodes)
+
+
+def test_a_failed_record_leaves_the_episode_without(shop):
+    class Forgetful(Uneven):
+        def record(self, row):
+            raise KeyError("lost")
+
+    assert all(e.info == {} and e.error is None for e in play(RecVectorEnv(2, world=shop), Forgetful(), range(3)))
+
+
+def test_seeds_draw_fresh_pools_and_a_group_shares_one(shop):
+    tasks, seeds = [4, 4, 4, 4, 6], [1, 1, 2, None, 1]
+    for rows in (1, 3):
+        episodes = play(RecVectorEnv(rows, world=shop), "random", tasks, seeds=seeds)
+        pools = [e.candidates for e in episodes]
+        assert pools[0] == pools[1]
+        assert pools[3] == tuple(shop.task(episodes[3].task_split, 4).candidates.tolist())
+        assert len({pools[0], pools[2], pools[3]}) == 3
+        assert [e.seed for e in episodes] == seeds
+        assert len({e.target for e in episodes[:4]}) == 1
+    with pytest.raises(ValueError, match="one seed for each of the 2 tasks; got 1"):
+        play(RecVectorEnv(1, world=shop), "random", [0, 1], seeds=[3])
