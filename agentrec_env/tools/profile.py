@@ -53,7 +53,12 @@ def _interests(view: View, known: list[int]) -> str:
     """Words of several known titles, those that few other items have first."""
     index = title_index(view.items)
     documents = cached(view.items.cache, "title words", lambda: np.diff(index.tfidf.tocsc().indptr))
-    counts = Counter(w for i in known for w in set(words(view.items.titles[i] or "")) if len(w) > 2 and not w.isdigit())
-    weight = {w: n * np.log(len(view.items) / documents[index.vocabulary[w]]) for w, n in counts.items() if n > 1}
+    read: dict[int, frozenset[str]] = cached(view.items.cache, "telling words", dict)
+    for i in known:
+        if i not in read:
+            read[i] = frozenset(w for w in words(view.items.titles[i] or "") if len(w) > 2 and not w.isdigit())
+    counts = Counter(w for i in known for w in read[i])
+    total = len(view.items)
+    weight = {w: n * np.log(total / documents[index.vocabulary[w]]) for w, n in counts.items() if n > 1}
     best = sorted(weight, key=lambda w: (-weight[w], w))[:6]
     return ", ".join(best) or "none"
