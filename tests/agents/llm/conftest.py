@@ -1,7 +1,7 @@
 """Small random models and tokenizers for the tests of the language-model policy: made in memory, no download.
 
-`tiny_tokenizer` and `tiny_model` are plain functions, so that a test may ask for the family, seed and template it needs;
-the fixtures are the common cases.
+`tiny_tokenizer` and `tiny_model` are plain functions, so that a test may ask for the family, seed and template it
+needs; the fixtures are the common cases.
 """
 
 from __future__ import annotations
