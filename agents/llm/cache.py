@@ -1,0 +1,125 @@
+"""Keys and values of sequences that grow, join and leave: allocated ahead, never concatenated, dense to multiply.
+
+Sequences of similar length share a pool, whose slots all have one capacity, so that a batch over a pool's first slots
+reads little that belongs to nobody. A sequence that outgrows its pool moves to the next, and the last of a pool fills
+the hole that another leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class Pool:
+    """Slots of one capacity. Slots [0, len(holders)) are taken, the others spare."""
+
+    def __init__(self, shape: tuple[int, int, int], capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+        layers, heads, dim = shape
+        self.capacity = capacity
+        self.holders: list[Hashable] = []
+        self.data = torch.zeros(layers, 2, 0, heads, capacity, dim, dtype=dtype, device=device)
+        """[layers, 2, slots, heads, capacity, dim]: keys and values."""
+
+    def layer(self, number: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [slots, heads, capacity, dim] of one layer, as views."""
+        data = self.data[number]
+        return data[0], data[1]
+
+    def take(self, holder: Hashable) -> int:
+        """A slot for `holder`; all slots move to a larger block where none is spare."""
+        slots = self.data.shape[2]
+        if len(self.holders) == slots:
+            # Zeros, not empty: what lies beyond a sequence is multiplied with a probability of 0, and must be finite.
+            larger = self.data.new_zeros(*self.data.shape[:2], max(4, 2 * slots), *self.data.shape[3:])
+            larger[:, :, :slots] = self.data
+            self.data = larger
+        self.holders.append(holder)
+        return len(self.holders) - 1
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy slot `source` over slot `target`."""
+        self.data[:, :, target] = self.data[:, :, source]
+
+    def swap(self, one: int, other: int) -> None:
+        """Exchange two slots and their holders."""
+        kept = self.data[:, :, one].clone()
+        self.copy(other, one)
+        self.data[:, :, other] = kept
+        self.holders[one], self.holders[other] = self.holders[other], self.holders[one]
+
+
+class Cache:
+    """Sequences by key, each in a slot of the smallest pool that holds it.
+
+    Args:
+        shape: layers, key-value heads, dimensions of a head.
+        capacities: of the pools, ascending; the last is the longest sequence there can be.
+        dtype: of the keys and values.
+        device: that they live on.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], capacities: Sequence[int], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.pools = [Pool(shape, capacity, dtype, device) for capacity in capacities]
+        self._places: dict[Hashable, tuple[Pool, int]] = {}
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._places
+
+    def place(self, key: Hashable) -> tuple[Pool, int]:
+        """Pool and slot of a sequence; changes when others are added, grown, dropped or arranged."""
+        return self._places[key]
+
+    def capacity(self, key: Hashable) -> int:
+        """Tokens that fit where the sequence is; 0 where it has no place yet."""
+        return self._places[key][0].capacity if key in self._places else 0
+
+    def reserve(self, key: Hashable, length: int) -> bool:
+        """Make room for `length` tokens of a sequence, keeping what it has; whether anything moved."""
+        old = self._places.get(key)
+        if old is not None and old[0].capacity >= length:
+            return False
+        pool = next((pool for pool in self.pools if pool.capacity >= length), None)
+        if pool is None:
+            raise ValueError(f"a sequence of {length} tokens; at most {self.pools[-1].capacity} were provided for")
+        slot = pool.take(key)
+        if old is not None:
+            was, where = old
+            pool.data[:, :, slot, :, : was.capacity] = was.data[:, :, where]
+            self._leave(was, where)
+        self._places[key] = pool, slot
+        return True
+
+    def drop(self, key: Hashable) -> None:
+        """Forget a sequence; one that is not there is forgotten already."""
+        if key in self._places:
+            self._leave(*self._places.pop(key))
+
+    def arrange(self, keys: Collection[Hashable]) -> list[tuple[Pool, list[Hashable]]]:
+        """Bring `keys` to the front of their pools: each pool that has any, and its keys in the order of slots."""
+        wanted = set(keys)
+        found: list[tuple[Pool, list[Hashable]]] = []
+        for pool in self.pools:
+            count = sum(holder in wanted for holder in pool.holders)
+            behind = iter([slot for slot in range(count, len(pool.holders)) if pool.holders[slot] in wanted])
+            for slot in range(count):
+                if pool.holders[slot] not in wanted:
+                    other = next(behind)
+                    pool.swap(slot, other)
+                    self._places[pool.holders[slot]] = pool, slot
+                    self._places[pool.holders[other]] = pool, other
+            if count:
+                found.append((pool, pool.holders[:count]))
+        return found
+
+    def _leave(self, pool: Pool, slot: int) -> None:
+        last = len(pool.holders) - 1
+        if slot != last:
+            pool.copy(last, slot)
+            pool.holders[slot] = pool.holders[last]
+            self._places[pool.holders[slot]] = pool, slot
+        pool.holders.pop()
