@@ -15,6 +15,12 @@ from typing import Any, Literal
 
 DATE = datetime.date(2024, 7, 26)
 """The day that templates which write one (Llama 3, SmolLM3) are told, so that a prompt is the same on every day."""
+_CLOCK = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f" | replace('%{code}', '{DATE.strftime('%' + code)}')" for code in "aAbBdjmyYHMSIp")
+    + " }}{% endmacro %}\n"
+)
+"""Takes the place of the clock that transformers gives to templates; the line break is no part of what they write."""
 
 _SYSTEM, _USER, _TURN, _TOOL, _NEXT_TURN, _NEXT_TOOL = (f"Q9z{name}z9Q" for name in "abcdef")
 _ACTION = '<think>A plan.</think>\n<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>'
@@ -86,7 +92,7 @@ class _Reader:
     def __init__(self, tokenizer: Any, thinking: bool | None) -> None:
         self.tokenizer = tokenizer
         self.tools: list[dict[str, Any]] | None = None
-        self.options: dict[str, Any] = {"date_string": f"{DATE:%d %b %Y}", "strftime_now": DATE.strftime}
+        self.options: dict[str, Any] = {"date_string": f"{DATE:%d %b %Y}"}
         if thinking is not None:
             self.options["enable_thinking"] = thinking
 
@@ -112,17 +118,16 @@ class _Reader:
 
         turns = [*opening, _message("assistant", _TURN), _message(observations, _TOOL)]
         later = [*turns, _message("assistant", _NEXT_TURN), _message(observations, _NEXT_TOOL)]
-        advice = (
-            f"its messages of role {observations!r} cannot follow an assistant's message; use a model whose template "
-            "has tool messages, or send observations as user messages: Chat(…, observations='user')"
-        )
+        advice = "use a model whose chat template has tool messages"
+        if observations == "tool":
+            advice += ", or send observations as user messages: Chat(…, observations='user')"
         try:
             after_turn = self.between(turns, _TURN, _TOOL)[1]
             after_observation = self.tail(turns, _TOOL)
             again = (self.between(later, _NEXT_TURN, _NEXT_TOOL)[1], self.tail(later, _NEXT_TOOL))
             escaped = self.escapes(turns)
         except ChatTemplateError as error:
-            raise ChatTemplateError(f"{error}: {advice}") from None
+            raise ChatTemplateError(f"{error}; {advice}") from None
         if again != (after_turn, after_observation):
             raise ChatTemplateError(
                 f"the chat template of {_name(self.tokenizer)} writes a second tool message in another way than the "
@@ -188,8 +193,14 @@ class _Reader:
 
     def render(self, messages: Sequence[Message], header: bool = True) -> str:
         try:
+            template = self.tokenizer.get_chat_template(None, self.tools)
             text = self.tokenizer.apply_chat_template(
-                list(messages), tools=self.tools, add_generation_prompt=header, tokenize=False, **self.options
+                list(messages),
+                tools=self.tools,
+                chat_template=_CLOCK + template if "strftime_now" in template else template,
+                add_generation_prompt=header,
+                tokenize=False,
+                **self.options,
             )
         except Exception as error:  # noqa: BLE001 - a template is a program of the model's makers and may raise anything
             raise ChatTemplateError(

@@ -39,6 +39,38 @@ ADDED = (
 )
 """Added tokens of `tiny_tokenizer` that are not special: decoding keeps them."""
 
+_QWEN = (
+    *(f"<|{name}|>" for name in ("endoftext", "im_start", "im_end", "object_ref_start", "vision_pad", "image_pad")),
+)
+_LLAMA = tuple(
+    f"<|{name}|>"
+    for name in (
+        *("finetune_right_pad_id", "begin_of_text", "end_of_text", "start_header_id", "end_header_id", "eom_id"),
+        *("eot_id", "python_tag", "reserved_special_token_0"),
+    )
+)
+_STARCODER = (
+    "<repo_name>",
+    "<file_sep>",
+    "<filename>",
+    "<gh_stars>",
+    "<issue_start>",
+    "<jupyter_code>",
+    "<empty_output>",
+)
+_CALLS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+_THOUGHTS = ("<think>", "</think>")
+
+FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...], str, str | None]] = {
+    "chatml": (SPECIAL, ADDED, "<|im_end|>", None),
+    "qwen25": (_QWEN, (*_CALLS[:2], "<|fim_prefix|>", "<|repo_name|>", "<|file_sep|>"), "<|im_end|>", None),
+    "qwen3": (_QWEN, (*_CALLS, *_THOUGHTS, "<|fim_prefix|>", "<|file_sep|>"), "<|im_end|>", None),
+    "llama3": (_LLAMA, (), "<|eot_id|>", "<|begin_of_text|>"),
+    "smollm2": ((*SPECIAL, *_STARCODER), (), "<|im_end|>", "<|im_start|>"),
+    "smollm3": ((*_LLAMA, "<|im_start|>", "<|im_end|>"), (*_CALLS, *_THOUGHTS), "<|im_end|>", None),
+}
+"""Special tokens, added tokens, end of a message and beginning of a text of the families of chat templates."""
+
 CORPUS = (
     "Rank the candidate items by how likely this user is to choose each of them next.",
     "The user's latest items, oldest first:\n- Maple Guitar Stand (rated 5 of 5)\n- Steel Whisk, 12 in",
@@ -88,6 +120,15 @@ def tiny_tokenizer(
     )
     if template is not None:
         tokenizer.chat_template = (TEMPLATES / f"{template}.jinja").read_text()
+    return tokenizer
+
+
+def family_tokenizer(family: str) -> PreTrainedTokenizerFast:
+    """A tokenizer with the added tokens and the chat template of one of `FAMILIES`."""
+    special, added, end, begin = FAMILIES[family]
+    tokenizer = tiny_tokenizer(family, special, added, end)
+    if begin is not None:
+        tokenizer.bos_token = begin
     return tokenizer
 
 
