@@ -16,6 +16,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 Piece: TypeAlias = int | str
 """A control token, or plain text that may not become one."""
 
+_BLANK = " \t\r\n\u2581"
+
 
 class Encoder:
     """Encodes a mixture of control tokens and plain text.
@@ -43,7 +45,8 @@ class Encoder:
             number for number, token in backend.get_added_tokens_decoder().items() if token.special
         )
         """Ids of the special ones among them."""
-        self._control = frozenset(self.added.values())
+        self._control = frozenset(number for text, number in self.added.items() if text.strip(_BLANK))
+        """Runs of blanks and line breaks, which are added tokens of some families, control nothing."""
         self._plain = Tokenizer(backend.model)
         if backend.normalizer is not None:
             self._plain.normalizer = backend.normalizer
@@ -85,12 +88,19 @@ class Encoder:
     def _text(self, text: str) -> list[int]:
         if not text:
             return []
-        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        found = self._plain.encode(text, add_special_tokens=False)
+        ids: list[int] = found.ids
         if self._control.isdisjoint(ids):
             return ids
-        # The vocabulary itself spells added tokens (white space of some SentencePiece models): spell them by letters.
-        letters = [number for letter in text for number in self._plain.encode(letter, add_special_tokens=False).ids]
-        return [number for number in letters if number not in self._control]
+        # The model's own vocabulary holds the text of an added token (SentencePiece): spell that by letters.
+        safe: list[int] = []
+        for number, (begin, end) in zip(ids, found.offsets, strict=True):
+            safe += [number] if number not in self._control else self._letters(text[begin:end])
+        return safe
+
+    def _letters(self, text: str) -> list[int]:
+        ids = [number for letter in text for number in self._plain.encode(letter, add_special_tokens=False).ids]
+        return [number for number in ids if number not in self._control]
 
 
 def _inside(pre_tokenizer: Any) -> Any:

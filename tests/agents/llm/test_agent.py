@@ -143,17 +143,22 @@ def test_the_record_holds_what_was_sampled(world: World, policy: Policy) -> None
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_probabilities_of_the_record_are_those_of_the_policy(world: World, policy: Policy, temperature: float) -> None:
-    episodes = play(environments(world, 4), LLMAgent(policy=policy, temperature=temperature), TASKS)
+def test_probabilities_of_the_record_are_those_of_the_policy(
+    world: World, temperature: float, device: torch.device
+) -> None:
+    policy = puppet().to(device)
+    agent = LLMAgent(policy=policy, temperature=temperature, dtype="float32")
+    episodes = play(environments(world, 4), agent, TASKS)
     transcripts = [episode.info["transcript"] for episode in episodes]
     for transcript, scores in zip(transcripts, policy.score(transcripts, temperature=temperature), strict=True):
         np.testing.assert_allclose(transcript.logprobs, scores, atol=1e-3)
         assert (transcript.logprobs[transcript.mask] <= 0).all()
 
 
-def test_episodes_do_not_depend_on_the_number_of_rows(world: World, policy: Policy) -> None:
+def test_episodes_do_not_depend_on_the_number_of_rows(world: World, device: torch.device) -> None:
+    policy = puppet().to(device)
     runs = [
-        play(environments(world, rows), LLMAgent(policy=policy, rows=active), TASKS, seed=5)
+        play(environments(world, rows), LLMAgent(policy=policy, rows=active, dtype="float32"), TASKS, seed=5)
         for rows, active in ((1, None), (3, None), (20, None), (5, 2))
     ]
     for run in runs[1:]:

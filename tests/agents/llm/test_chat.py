@@ -220,18 +220,17 @@ def test_every_added_token_is_only_text_in_an_observation(family: str) -> None:
             assert f"a {token.content} b" in tokenizer.decode(seen, skip_special_tokens=False)
 
 
-def test_a_vocabulary_that_spells_added_tokens_is_spelt_by_letters() -> None:
+def test_a_vocabulary_that_holds_added_tokens_spells_those_alone_by_letters() -> None:
     letters = [(letter, -2.0) for letter in sorted(set("Rank <think> a user system assistant tool |im_end\n"))]
-    backend = Tokenizer(models.Unigram([("<unk>", -9.0), *letters, ("<think>", -1.0)], unk_id=0, byte_fallback=False))
-    backend.add_tokens([AddedToken("<think>", normalized=False)])
+    words = [("<unk>", -9.0), *letters, ("<think>", -1.0), ("Rank", -1.0), ("\n\n", -1.0)]
+    backend = Tokenizer(models.Unigram(words, unk_id=0, byte_fallback=False))
+    backend.add_tokens([AddedToken(token, normalized=False) for token in ("<think>", "\n\n")])
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in ("<|im_start|>", "<|im_end|>")])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
     tokenizer.chat_template = tokenizer_of("chatml").chat_template
-    think = tokenizer.convert_tokens_to_ids("<think>")
-    assert backend.model.token_to_id("<think>") == think
-    prompt = Chat(tokenizer).begin("Rank <think> a")
-    assert think not in prompt.ids
-    assert "".join(tokenizer.convert_ids_to_tokens(prompt.ids)).count("<think>") == 1
+    assert backend.model.token_to_id("<think>") == tokenizer.convert_tokens_to_ids("<think>")
+    said = tokenizer.convert_ids_to_tokens(Chat(tokenizer).begin("Rank <think>\n\na").ids)
+    assert said[said.index("Rank") :][:12] == ["Rank", " ", *"<think>", "\n\n", "a", "<|im_end|>"]
 
 
 def test_tags_of_the_environment_are_tokens_where_the_tokenizer_has_them(tokenizer: PreTrainedTokenizerFast) -> None:
