@@ -7,7 +7,7 @@ An algorithm is a frozen dataclass of its settings; what must live from one batc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Literal, Protocol, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -64,3 +64,14 @@ class Algorithm(Protocol):
             values: float [n], of the policy that is trained.
             entropy: float [n], of the policy's distribution at each token.
         """
+
+
+def check_choices(settings: object) -> None:
+    """Raise ValueError where a field of a dataclass that is one of several strings is none of them.
+
+    The command line checks this; a call from Python does not.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        if get_origin(hint) is Literal and getattr(settings, name) not in get_args(hint):
+            allowed = ", ".join(repr(choice) for choice in get_args(hint))
+            raise ValueError(f"{name} is one of {allowed}; got {getattr(settings, name)!r}")

@@ -172,6 +172,7 @@ class Batch:
             trajectories=self.num_trajectories,
             old_logprobs=self.old_logprobs[tokens],
             advantages=credit.advantages[tokens],
+            weights=credit.weights[tokens],
             returns=None if credit.returns is None else credit.returns[tokens],
             reference=None if self.reference is None else self.reference[tokens],
             values=None if self.values is None else self.values[tokens],
@@ -184,9 +185,11 @@ class Credit:
 
     advantages: Tensor
     """float64 [N]"""
-    weight: Tensor
-    """float64 [B]: each trajectory's share of the number that sums of losses are divided by. The divisor of an
-    optimizer step is the sum over all its trajectories, those of other ranks and those not in `train` included."""
+    weights: Tensor
+    """float64 [N]: what the loss of each token is multiplied by before all are added up."""
+    divisor: Tensor
+    """float64 [B]: each trajectory's share of what that sum is divided by. The divisor of an optimizer step is the sum
+    over all its trajectories, those of other ranks and those not in `train` included."""
     train: Tensor
     """bool [B]: trajectories that have a part in the gradient. The others need not be read again."""
     returns: Tensor | None = None
@@ -211,6 +214,8 @@ class Part:
     """float [n]"""
     advantages: Tensor
     """float64 [n]"""
+    weights: Tensor
+    """float64 [n]"""
     returns: Tensor | None = None
     """float64 [n]"""
     reference: Tensor | None = None
@@ -224,7 +229,7 @@ class Loss:
     """The loss of a part: a sum, so that parts add up to the loss of the batch however it was cut."""
 
     total: Tensor
-    """float []: to be divided by the sum of `Credit.weight` over the optimizer step."""
+    """float []: to be divided by the sum of `Credit.divisor` over the optimizer step."""
     metrics: Mapping[str, Tensor]
     """float64 [2] each: a sum and what to divide it by; both add up over parts and ranks."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from algos import advantages, losses
-from algos.algorithm import Total, alone
+from algos.algorithm import Total, alone, check_choices
 from algos.batch import Batch, Credit, Loss, Part
 from algos.requests import Requests, draw
 
@@ -59,6 +59,7 @@ class ListwiseGRPO:
     """Optimizer steps a pass."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name, least in (("groups", 1), ("group_size", 2), ("epochs", 1), ("minibatches", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}; got {getattr(self, name)}")
@@ -102,11 +103,12 @@ class ListwiseGRPO:
         dropped = self._dropped(batch)
         keep = ~dropped[batch.group]
         advantage = advantages.group_advantages(rewards, batch, self.baseline == "leave_one_out", self.std) * keep
-        weight = losses.trajectory_weights(batch.lengths, self.loss_mean, self.constant)
+        weights, divisor = losses.mean_weights(batch, self.loss_mean, self.constant)
         return Credit(
             advantages=advantage[batch.row],
+            weights=weights * keep[batch.row],
             # A constant divisor stays one: groups that are dropped count in it.
-            weight=weight if self.loss_mean == "constant" else weight * keep,
+            divisor=divisor if self.loss_mean == "constant" else divisor * keep,
             train=keep if self.kl == "loss" else advantage != 0,
             metrics=advantages.rollout_metrics(batch, dropped),
         )
@@ -127,4 +129,4 @@ class ListwiseGRPO:
         if self.kl == "loss":
             reference = losses.given(part.reference, "reference")
             loss = loss + self.kl_coef * losses.corrected_k3(logprobs, part.old_logprobs, reference)
-        return Loss((loss * losses.token_weights(part, self.loss_mean)).sum(), metrics)
+        return Loss((loss * part.weights).sum(), metrics)

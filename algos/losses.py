@@ -1,7 +1,7 @@
 """Losses, token by token: clipped policy gradient, divergence from a reference, value regression.
 
-Each returns one number a token; `token_weights` says with what weight a token enters the sum. n tokens of some whole
-trajectories, in any order, as `algos.batch.Part` has them.
+Each returns one number a token; `mean_weights` says with what weight it enters the sum, and what the sum is divided by.
+n tokens of some whole trajectories, in any order, as `algos.batch.Part` has them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from algos.batch import Part, mean_metric
+from algos.batch import Batch, Part, mean_metric
 
 LOG_RATIO_LIMIT = 20.0
 """Logarithms of probability ratios are held within this, and have no gradient outside: e^20 = 4.9e8 cannot overflow."""
@@ -23,29 +23,21 @@ Level = Literal["token", "sequence"]
 Mean = Literal["token", "sequence", "constant"]
 
 
-def token_weights(part: Part, mean: Mean) -> Tensor:
-    """float64 [n]: weight of each token in the sum.
-
-    "sequence": 1 / length, so that each trajectory counts the same, however long; else 1.
-    """
-    if mean == "sequence":
-        return 1.0 / part.lengths.double()
-    return torch.ones_like(part.lengths, dtype=torch.float64)
-
-
-def trajectory_weights(lengths: Tensor, mean: Mean, constant: float) -> Tensor:
-    """float64 [B]: what each trajectory adds to the divisor that belongs to `token_weights`.
+def mean_weights(batch: Batch, mean: Mean, constant: float) -> tuple[Tensor, Tensor]:
+    """Weight of each token in the sum of losses, float64 [N], and share of each trajectory in the divisor, float64 [B].
 
     Args:
-        lengths: int64 [B], sampled tokens of each.
-        mean: "token": its tokens; "sequence": 1 if it has any; "constant": `constant`.
+        batch: The batch.
+        mean: "token": over all tokens; "sequence": over the tokens of each trajectory, then over all trajectories that
+            have any; "constant": a sum, divided by `constant` a trajectory.
         constant: In tokens.
     """
+    weights = torch.ones_like(batch.row, dtype=torch.float64)
     if mean == "token":
-        return lengths.double()
+        return weights, batch.lengths.double()
     if mean == "sequence":
-        return (lengths > 0).double()
-    return torch.full_like(lengths, constant, dtype=torch.float64)
+        return weights / batch.lengths[batch.row], (batch.lengths > 0).double()
+    return weights, torch.full_like(batch.rewards, constant)
 
 
 def log_ratio(logprobs: Tensor, other: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from algos import advantages, losses
-from algos.algorithm import Total, alone
+from algos.algorithm import Total, alone, check_choices
 from algos.batch import Batch, Credit, Loss, Part, mean_metric, ratio_metric
 from algos.requests import Requests, draw
 
@@ -60,6 +60,7 @@ class PPO:
     """Optimizer steps a pass."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("groups", "group_size", "epochs", "minibatches", "kl_horizon"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1; got {getattr(self, name)}")
@@ -121,9 +122,11 @@ class PPO:
             step, first = advantages.turn_steps(batch)
             returns = advantage + values[first][step]
         metrics["explained_variance"] = _explained_variance(returns, values, total)
+        weights, divisor = losses.mean_weights(batch, "token", 1.0)
         return Credit(
             advantages=advantages.whiten(advantage, total) if self.whiten else advantage,
-            weight=batch.lengths.double(),
+            weights=weights,
+            divisor=divisor,
             train=batch.lengths > 0,
             returns=returns,
             memory=memory,
@@ -152,7 +155,7 @@ class PPO:
             loss = loss - self.entropy_coef * entropy
         metrics = losses.policy_metrics(ratio, logprobs, entropy, part, self.clip_low, self.clip_high)
         metrics["value_loss"] = mean_metric(error)
-        return Loss(loss.double().sum(), metrics)
+        return Loss((loss * part.weights).sum(), metrics)
 
 
 def _explained_variance(returns: Tensor, values: Tensor, total: Total) -> Tensor:

@@ -84,6 +84,17 @@ REWARDS = torch.tensor([path.reward for path in PATHS], dtype=torch.float64)
 LENGTHS = np.array([len(path.tokens) for path in PATHS])
 
 
+CONTEXTS = sorted({context for path in PATHS for context in path.contexts})
+AT = [CONTEXTS.index(PATHS[path].contexts[place]) for path, place in TOKENS]
+"""Which context each token was sampled in."""
+IDS = [PATHS[path].tokens[place] for path, place in TOKENS]
+COUNTS = torch.tensor([[float(context.count(seen)) for seen in range(8)] for context in CONTEXTS]).double()
+CONTEXT_LENGTHS = [len(context) for context in CONTEXTS]
+IMPOSSIBLE = torch.full((len(CONTEXTS), CHOICES), -torch.inf, dtype=torch.float64)
+IMPOSSIBLE[AT, IDS] = 0.0
+"""[contexts, CHOICES]: -inf where no path goes on with that token."""
+
+
 class ToyPolicy(torch.nn.Module):
     """A softmax over the tokens that are possible next, from embeddings of what was seen and its length."""
 
@@ -94,33 +105,15 @@ class ToyPolicy(torch.nn.Module):
         for name, shape in shapes.items():
             weight = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
             self.register_parameter(name, torch.nn.Parameter(weight))
-        possible: dict[tuple[int, ...], set[int]] = {}
-        for path in PATHS:
-            for context, token in zip(path.contexts, path.tokens, strict=True):
-                possible.setdefault(context, set()).add(token)
-        self.contexts = sorted(possible)
-        mask = torch.full((len(self.contexts), CHOICES), -torch.inf, dtype=torch.float64)
-        for number, context in enumerate(self.contexts):
-            mask[number, sorted(possible[context])] = 0.0
-        self.mask = mask
-        self.at = [self.contexts.index(PATHS[path].contexts[place]) for path, place in TOKENS]
-        self.ids = [PATHS[path].tokens[place] for path, place in TOKENS]
 
     def table(self) -> Tensor:
         """[contexts, CHOICES]: log-probabilities."""
-        states = torch.stack(
-            [self.seen[list(context)].sum(0) + self.place[len(context)] for context in self.contexts]
-        ).tanh()
-        return torch.log_softmax(states @ self.out + self.mask, dim=-1)
+        states = (COUNTS @ self.seen + self.place[CONTEXT_LENGTHS]).tanh()
+        return torch.log_softmax(states @ self.out + IMPOSSIBLE, dim=-1)
 
     def logprobs(self) -> Tensor:
         """[len(TOKENS)]: of each sampled token of each path."""
-        return self.table()[self.at, self.ids]
-
-    def entropies(self) -> Tensor:
-        """[len(TOKENS)]: of the distribution that each was sampled from."""
-        table = self.table()
-        return -(table.exp() * table.masked_fill(table == -torch.inf, 0.0)).sum(-1)[self.at]
+        return self.table()[AT, IDS]
 
     def path_logprobs(self) -> Tensor:
         """[len(PATHS)]"""
@@ -217,7 +210,7 @@ def expected_gradient(
     slope = _slope(algorithm, batch, credit, policy, tokens)
 
     # The loss is a sum over groups, so its slope at a token is that of the token's own group, before any division.
-    divisor = torch.zeros(len(groups), dtype=torch.float64).index_add(0, batch.group, credit.weight)
+    divisor = torch.zeros(len(groups), dtype=torch.float64).index_add(0, batch.group, credit.divisor)
     kinds, kind = divisor.unique(return_inverse=True)
     expected = torch.zeros(len(kinds), len(TOKENS), dtype=torch.float64)
     of_token = batch.group[batch.row]
@@ -270,7 +263,7 @@ def policies() -> dict[str, ToyPolicy]:
     """Along exact gradient ascent: mostly punished, half way, nearly solved."""
     policy = ToyPolicy(seed=3)
     while float(policy.expected_reward().detach()) > -0.6:
-        policy = policy.moved(-policy.gradient(policy.expected_reward()), 0.1)
+        policy = policy.moved(-policy.gradient(policy.expected_reward()), 0.2)
     stages = {}
     for name, bar in (("weak", -0.6), ("middling", 0.1), ("strong", 0.8)):
         while float(policy.expected_reward().detach()) < bar:
