@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import platform
 import shlex
@@ -29,7 +30,7 @@ from benchmarks import analysis, runner
 from benchmarks.records import Block, Folder, Place
 from benchmarks.report import Report, versions
 from benchmarks.runner import Unit, Update
-from benchmarks.suite import DEFAULT, SIZES, Row, Size, Suite, Track, slug
+from benchmarks.suite import DEFAULT, SIZES, Row, Size, Suite, Track, endpoint_rows, model_rows, slug
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN_EVERY = 5.0
@@ -63,6 +64,22 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--agent", action="append", default=[], metavar="NAME|MODULE:ATTR", help="add a row, repeatable"
     )
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="ID|FOLDER",
+        help='add a local language model: a hub id, a folder, or "tiny", the embedded one; repeatable',
+    )
+    parser.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible server, up to and with /v1")
+    parser.add_argument(
+        "--endpoint-model", action="append", default=[], metavar="NAME", help="add this model of it, repeatable"
+    )
+    for flag, of in (("--model-args", "agents.llm.agent:LLMAgent"), ("--endpoint-args", "agents.endpoint:Endpoint")):
+        parser.add_argument(flag, type=_json_object, metavar="JSON", help=f"arguments of {of}, as a JSON object")
+    parser.add_argument(
+        "--num-envs", type=int, default=64, metavar="N", help="episodes that a language model plays at once (64)"
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these rows or tracks of the suite alone")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="200 tasks, one seed, one track: about two minutes")
@@ -88,8 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         size = SIZES["quick" if options.quick else "full" if options.full else "default"]
         options.out = options.out or Path("results") / f"{size.name}-{options.split}-seed{options.seed}"
-        suite = DEFAULT.with_agents(options.agent)
-        suite = suite.only([*options.only, *options.agent] if options.only else size.tracks)
+        models = _language_models(options)
+        suite = DEFAULT.with_agents(options.agent).with_rows(models)
+        asked = [*options.only, *options.agent, *(row.name for row in models)]
+        suite = suite.only(asked if options.only else size.tracks)
         _check_agents(suite.rows)
         folder = Folder(options.out)
         plans = [plan for source in options.dataset or ["synthetic"] for plan in _plan(source, options, suite, size)]
@@ -113,6 +132,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in report.write(options.out):
         console.print(f"wrote {path}", highlight=False)
     return 1 if any(result.missing for result in results) else 0
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError('a JSON object is needed, as {"temperature": 0.7}')
+    return value
+
+
+def _language_models(options: argparse.Namespace) -> list[Row]:
+    """The rows that --model and --endpoint add."""
+    if options.num_envs < 1:
+        raise ValueError(f"--num-envs {options.num_envs}: at least one is needed")
+    if bool(options.endpoint) != bool(options.endpoint_model):
+        raise ValueError("--endpoint URL and --endpoint-model NAME go together: where to ask, and for which model")
+    if options.model_args and not options.model:
+        raise ValueError("--model-args are for --model, which is not given")
+    if options.endpoint_args and not options.endpoint:
+        raise ValueError("--endpoint-args are for --endpoint, which is not given")
+    rows = model_rows(options.model, options.model_args or {}, options.num_envs)
+    if options.endpoint:
+        rows += endpoint_rows(options.endpoint, options.endpoint_model, options.endpoint_args or {}, options.num_envs)
+    return rows
 
 
 def _plan(source: str, options: argparse.Namespace, suite: Suite, size: Size) -> Iterator[Plan]:
@@ -279,11 +324,16 @@ def _places(world: World) -> list[int]:
 
 
 def _check_agents(rows: Sequence[Row]) -> None:
-    from agents import AGENTS
+    from agents import AGENTS, make
 
     for row in rows:
         if row.agent not in AGENTS:
             AGENTS.get(row.agent)
+        elif row.agent == "endpoint":
+            try:
+                make(row.agent, **row.kwargs)  # looks at its arguments and asks nothing yet
+            except TypeError as error:
+                raise ValueError(f"--endpoint-args: {error}") from None
 
 
 def _facts(options: argparse.Namespace, size: Size, arguments: Sequence[str] | None, seconds: float) -> dict[str, str]:

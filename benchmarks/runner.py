@@ -28,8 +28,6 @@ from agentrec_env.types import Task
 from benchmarks.records import Block, Folder, Place, Record
 from benchmarks.suite import Row, Track
 
-NUM_ENVS = 64
-"""Rows of the vector environment."""
 BLOCK = 128
 """Tasks of a block."""
 
@@ -79,14 +77,17 @@ class Update:
 
 def run(units: Sequence[Unit], folder: Folder, jobs: int) -> Iterator[Update]:
     """Play what is missing of the units; `jobs` 0 plays in this process."""
-    if jobs <= 0:
-        for unit in units:
-            yield from _updates(unit, folder)
-        return
-    groups: dict[tuple[str, str, str], list[Unit]] = {}
-    for unit in units:
-        groups.setdefault((unit.dataset, unit.track.name, unit.row.key), []).append(unit)
+    groups: dict[tuple[str, ...], list[Unit]] = {}
+    # Lanes hold language models, which take longest by far, so they begin first; all units of a model together.
+    for unit in sorted(units, key=lambda unit: (not unit.row.lane, unit.row.key if unit.row.lane else "")):
+        own = (unit.dataset, unit.track.name, unit.row.key)
+        groups.setdefault((unit.row.lane,) if unit.row.lane else own, []).append(unit)
     queue = list(groups.values())
+    if jobs <= 0:
+        agents = Agents()
+        for unit in (unit for group in queue for unit in group):
+            yield from _updates(unit, folder, agents)
+        return
     workers = [_Worker(folder) for _ in range(min(jobs, len(queue)))]
     try:
         while sum(worker.take(queue) for worker in workers):
@@ -102,7 +103,8 @@ def run(units: Sequence[Unit], folder: Folder, jobs: int) -> Iterator[Update]:
 class _Worker:
     """A process that plays one unit after another; replaced when it dies.
 
-    It takes all units of a row on a track, because seeds and orders of one agent share what it was fitted on.
+    It takes all units of a row on a track, because seeds and orders of one agent share what it was fitted on; or all of
+    a lane.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -167,37 +169,46 @@ class _Worker:
 
 def _serve(connection: Connection[Any, Any], folder: Folder) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells parent and children; the parent decides
+    agents = Agents()
     try:
         while True:
-            for update in _updates(connection.recv(), folder):
+            for update in _updates(connection.recv(), folder, agents):
                 connection.send(update)
             connection.send(None)
     except (EOFError, BrokenPipeError):
         pass
 
 
-def _updates(unit: Unit, folder: Folder) -> Iterator[Update]:
+def _updates(unit: Unit, folder: Folder, agents: Agents) -> Iterator[Update]:
     try:
-        for tasks in play_unit(unit, folder):
+        for tasks in play_unit(unit, folder, agents):
             yield Update(unit, tasks=tasks)
     except Exception as error:  # noqa: BLE001 - an agent that cannot be made or bound must not end the run
         yield Update(unit, error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
 
 
-def play_unit(unit: Unit, folder: Folder) -> Iterator[int]:
-    """Play the unit's missing blocks and write each; yields the number of tasks of each block."""
+def play_unit(unit: Unit, folder: Folder, agents: Agents) -> Iterator[int]:
+    """Play the unit's missing blocks and write each; yields the number of tasks of each block.
+
+    Raises:
+        RuntimeError: the agent says that it has `stopped` (an endpoint that is gone, a budget that is used up). What
+            it played meanwhile is not kept, for those episodes say nothing of it.
+    """
     missing = [i for i, block in enumerate(folder.finished(unit.place, unit.blocks)) if block is None]
     if not missing:
         return
     begin = time.perf_counter()
     envs, play = open_envs(unit)
-    agent = _make_agent(unit, envs)
+    agent = agents.get(unit, envs)
     prepare = time.perf_counter() - begin
     for number in missing:
         begin = time.perf_counter()
         tasks = unit.blocks[number]
         episodes = play(envs, agent, tasks=list(tasks), seed=_block_seed(unit, number))
         seconds = time.perf_counter() - begin
+        stopped = getattr(agent, "stopped", None)
+        if stopped:
+            raise RuntimeError(f"{stopped}. Finished blocks are kept: the same command goes on from there")
         folder.write(unit.place, number, Block(tasks, seconds, prepare, tuple(Record.of(e) for e in episodes)))
         prepare = 0.0
         yield len(tasks)
@@ -211,7 +222,7 @@ def open_envs(unit: Unit) -> tuple[Any, Callable[..., Any]]:
     world = open_world(unit.source, unit.split, unit.pool_seed, unit.track)
     if unit.order:
         world = Reordered(world, unit.order)
-    return RecVectorEnv(NUM_ENVS, world=world, task_split="test"), play
+    return RecVectorEnv(unit.row.num_envs, world=world, task_split="test"), play
 
 
 @lru_cache(maxsize=4)
@@ -246,13 +257,32 @@ class Reordered(World):
         return replace(task, candidates=candidates)
 
 
-def _make_agent(unit: Unit, envs: Any) -> Any:
+class Agents:
+    """Makes the agents of one process, and keeps the last of a lane: models load slowly, and budgets are a run's."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, int] | None = None
+        self._last: Any = None
+
+    def get(self, unit: Unit, envs: Any) -> Any:
+        """The unit's agent, bound to `envs`."""
+        agent = self._held(unit) if unit.row.lane else _make(unit)
+        if hasattr(agent, "bind"):
+            agent.bind(envs)
+        return agent
+
+    def _held(self, unit: Unit) -> Any:
+        key = (unit.row.key, unit.seed if unit.row.seed_argument else 0)
+        if key != self._key:
+            self._key = self._last = None  # its memory is free before the next one is loaded
+            self._key, self._last = key, _make(unit)
+        return self._last
+
+
+def _make(unit: Unit) -> Any:
     from agents import make
 
-    agent: Any = make(unit.row.agent, **unit.row.arguments(unit.seed))
-    if hasattr(agent, "bind"):
-        agent.bind(envs)
-    return agent
+    return make(unit.row.agent, **unit.row.arguments(unit.seed))
 
 
 def _block_seed(unit: Unit, number: int) -> int:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,14 @@ class Row:
     """How many seeds it is run with; each is also its `seed_argument`."""
     seed_argument: str | None = None
     """Constructor argument that takes the seed, for agents that are trained."""
+    content: str = ""
+    """Stands for what `kwargs` only name, the files of a model, so that results of others are not mixed in."""
+    neutral: tuple[str, ...] = ()
+    """Arguments that change no result, and so may be others when a run goes on."""
+    lane: str = ""
+    """Rows of one lane are played one after another by one process: they share a device or a server."""
+    num_envs: int = 64
+    """Episodes played at once; changes no result."""
 
     def arguments(self, seed: int) -> dict[str, Any]:
         """Constructor arguments for one seed."""
@@ -48,7 +57,9 @@ class Row:
     @property
     def key(self) -> str:
         """Name of the row's results on disk: changes with anything that changes the agent, its own source included."""
-        content = [self.agent, dict(self.kwargs), self.seed_argument, _source_digest(self.agent)]
+        kwargs = {name: value for name, value in self.kwargs.items() if name not in self.neutral}
+        content = [self.agent, kwargs, self.seed_argument, _source_digest(self.agent)]
+        content += [self.content] if self.content else []
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         return f"{slug(self.name)}-{digest}"
 
@@ -99,7 +110,19 @@ class Suite:
         """The suite with one more row for each agent; a name that is a row already is taken once."""
         taken = {row.name for row in self.rows}
         added = [Row(source, source) for source in dict.fromkeys(sources) if source not in taken]
-        return replace(self, rows=(*self.rows, *added))
+        return self.with_rows(added)
+
+    def with_rows(self, rows: Sequence[Row]) -> Suite:
+        """The suite with more rows.
+
+        Raises:
+            ValueError: a name that another row has.
+        """
+        names = [row.name for row in (*self.rows, *rows)]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"two rows have the name {twice!r}; give each model once")
+        return replace(self, rows=(*self.rows, *rows))
 
     def only(self, names: Sequence[str]) -> Suite:
         """The rows and tracks among `names`; rows (or tracks) stay whole where none of theirs is named.
@@ -144,6 +167,45 @@ ROWS = (
 
 DEFAULT = Suite(ROWS, TRACKS)
 
+TINY = Path(__file__).resolve().parents[1] / "agents" / "llm" / "tiny"
+"""The embedded language model."""
+
+
+def model_rows(models: Sequence[str], arguments: Mapping[str, Any], num_envs: int) -> list[Row]:
+    """A row for each local language model: "tiny" (the embedded one), a folder, or a hub id.
+
+    A folder counts as another model when a byte of its files changes; a hub id is trusted to name one model.
+    """
+    rows = []
+    for model in models:
+        folder = TINY if model == "tiny" else Path(model)
+        row = Row(
+            f"llm:{model}",
+            "llm",
+            kwargs={"model": model, **arguments},
+            content=f"{_version('transformers')} {_files_digest(folder) if folder.is_dir() else ''}",
+            neutral=("rows",),
+            lane="llm",
+            num_envs=num_envs,
+        )
+        rows.append(row)
+    return rows
+
+
+def endpoint_rows(url: str, models: Sequence[str], arguments: Mapping[str, Any], num_envs: int) -> list[Row]:
+    """A row for each model of an OpenAI-compatible server."""
+    return [
+        Row(
+            f"endpoint:{model}",
+            "endpoint",
+            kwargs={"url": url, "model": model, **arguments},
+            neutral=("key_env", "concurrency", "timeout", "retries", "max_requests", "max_total_tokens"),
+            lane="endpoint",
+            num_envs=num_envs,
+        )
+        for model in models
+    ]
+
 
 def slug(name: str) -> str:
     """`name` as a safe folder name; where characters had to go, a hash keeps different names apart."""
@@ -162,3 +224,21 @@ def _source_digest(agent: str) -> str | None:
         return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest() if spec and spec.origin else None
     except (ImportError, ValueError, OSError):
         return None
+
+
+def _files_digest(folder: Path) -> str:
+    """Hash of the names and contents of a folder's files, hidden ones left out."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not any(part.startswith(".") for part in name.split("/")):
+            with path.open("rb") as file:
+                digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return ""

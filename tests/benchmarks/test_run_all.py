@@ -91,7 +91,7 @@ class StandIn:
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     made = StandIn()
     monkeypatch.setattr(runner, "open_envs", made.open)
-    monkeypatch.setattr(runner, "_make_agent", lambda unit, envs: None)
+    monkeypatch.setattr(runner.Agents, "get", lambda self, unit, envs: None)
     monkeypatch.setattr(run_all, "_check_agents", lambda rows: None)
     monkeypatch.setattr(runner, "BLOCK", 16)
     return made
