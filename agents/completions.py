@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 8_000_000
 """Size of a reply past which it is dropped."""
+MAX_REFUSAL = 20_000
+"""Bytes that are read of a refusal; the client itself would read it to its end."""
 CONNECT_TIMEOUT = 10.0
 """Seconds to reach the server."""
 
@@ -46,6 +48,16 @@ class EndpointError(RuntimeError):
 
 class EndpointStoppedError(EndpointError):
     """The server is asked no more: it refused us, a budget is used up, or nothing but failures came back."""
+
+
+class _RefusedError(Exception):
+    """A reply with a status that is no success."""
+
+    def __init__(self, status: int, body: bytes, retry_after: str | None) -> None:
+        super().__init__(status)
+        self.status = status
+        self.body = body
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +212,7 @@ class Completions:
             api_key=key or "none",  # the client insists on one, servers of one's own do not
             max_retries=0,
             timeout=openai.Timeout(None, connect=CONNECT_TIMEOUT),
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_stop_at_refusals]}),
         )
 
     async def _serve(self, client: AsyncOpenAI, ready: threading.Event) -> None:
@@ -280,16 +293,15 @@ class Completions:
     def _failure(self, error: Exception) -> Failure:
         import openai
 
-        if isinstance(error, openai.APIStatusError):
-            said = self._clean(message(error.body) or str(error))
-            failure = refused(error.status_code, said, error.response.headers.get("retry-after"))
-            if error.status_code in (401, 403):
+        cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
+        if isinstance(cause, _RefusedError):
+            failure = refused(cause.status, self._clean(message(cause.body)), cause.retry_after)
+            if cause.status in (401, 403):
                 key = f"the key is what {self.key_env} holds" if self._key() else f"{self.key_env} holds no key"
                 failure = replace(failure, said=f"{failure.said} ({key})")
             return failure
         if isinstance(error, TimeoutError):
             return Failure(f"no whole reply within {self.limits.timeout:g} s", again=True)
-        cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
         said = brief(self._clean(f"{type(cause).__name__}: {cause}"))
         if isinstance(error, openai.APITimeoutError) or type(cause).__name__ == "ConnectError":
             return Failure(f"cannot be reached ({said})", again=True, unreachable=True)
@@ -331,6 +343,17 @@ class Completions:
         for form in {key, key.replace("/", "\\/")} if len(key) >= 8 else ():
             data = data.replace(form.encode(errors="replace"), b"[key]")
         return data
+
+
+async def _stop_at_refusals(response: Any) -> None:
+    if response.status_code < 400:
+        return
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_REFUSAL:
+            break
+    raise _RefusedError(response.status_code, bytes(body[:MAX_REFUSAL]), response.headers.get("retry-after"))
 
 
 def _checked(url: str) -> str:

@@ -139,10 +139,17 @@ def refused(status: int, said: str, retry_after: str | None) -> Failure:
     return Failure(text, again=status in _AGAIN or status >= 500, wait=wait)
 
 
-def message(body: object) -> str:
-    """What the body of an error says, wherever servers put it, with its code."""
+def message(body: bytes) -> str:
+    """What the body of a refusal says, wherever servers put it, with its code; as it stands where that is not found."""
+    try:
+        return _said(msgspec.json.decode(body))
+    except (ValueError, RecursionError):
+        return body.decode(errors="replace")
+
+
+def _said(body: object) -> str:
     if isinstance(body, Mapping):
-        said = next((message(body[name]) for name in ("message", "detail", "error") if body.get(name)), str(dict(body)))
+        said = next((_said(body[name]) for name in ("message", "detail", "error") if body.get(name)), str(dict(body)))
         code = body.get("code")
         return f"{said} ({code})" if isinstance(code, str) and code not in said else said
     return "" if body is None else str(body)

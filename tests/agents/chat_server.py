@@ -121,13 +121,17 @@ def hang_up(handler: Handler) -> None:
     handler.close_connection = True
 
 
-def huge(handler: Handler) -> None:
+def huge(status: int) -> Callable[[Handler], None]:
     """Send far more than any reply holds."""
-    handler.send_response(200)
-    handler.end_headers()
-    for _ in range(400):
-        handler.wfile.write(b" " * 100_000)
-    handler.close_connection = True
+
+    def act(handler: Handler) -> None:
+        handler.send_response(status)
+        handler.end_headers()
+        for _ in range(400):
+            handler.wfile.write(b" " * 100_000)
+        handler.close_connection = True
+
+    return act
 
 
 @contextmanager
