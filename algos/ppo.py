@@ -1,6 +1,15 @@
 """PPO (Schulman et al., arXiv:1707.06347) with a value head on the policy's backbone: the opponent of list-wise GRPO.
 
-TODO
+A state is all that stands before a sampled token; the step after the last token of a turn is the first of the next, so
+observations, however long, are no steps. With `gae="turn"` a turn is one step: its tokens share one advantage and one
+return, and its value is that of its first token. The reward is paid with the last sampled token; a divergence from the
+reference is paid token by token (k1), with a coefficient that may adapt (Ziegler et al., arXiv:1909.08593).
+
+The defaults follow "The N+ Implementation Details of RLHF with PPO" (arXiv:2403.17031): whitened advantages, clipped
+values with a coefficient of 0.1, no discount, lambda 0.95, four passes over a batch; but no divergence from a reference,
+as list-wise GRPO has none either, and one loss mean over all tokens of the step. Each trajectory is of another task:
+the value head is the baseline, so none is spent on it, and with as many trajectories a step as list-wise GRPO has, PPO
+sees eight times as many tasks.
 """
 
 from __future__ import annotations
@@ -20,7 +29,7 @@ from algos.requests import Requests, draw
 
 @dataclass(frozen=True)
 class PPO:
-    """Settings of PPO.
+    """Settings of PPO. An `algos.algorithm.Algorithm`.
 
     Raises:
         ValueError: A setting outside its range.
