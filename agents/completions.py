@@ -36,6 +36,8 @@ MAX_REFUSAL = 20_000
 CONNECT_TIMEOUT = 10.0
 """Seconds to reach the server."""
 
+_HOPELESS = 10
+"""Completions given up in a row, or two rounds of them, after which a server counts as gone."""
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _HERE = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -327,7 +329,7 @@ class Completions:
         self._in_a_row += 1
         if self.stopped is None and failure.stop:
             self.stopped = said
-        elif self.stopped is None and self._in_a_row >= 2 * self.limits.concurrency:
+        elif self.stopped is None and self._in_a_row >= max(_HOPELESS, 2 * self.limits.concurrency):
             self.stopped = f"{self._in_a_row} requests in a row failed, the last so: {said}"
         return EndpointError(said)
 

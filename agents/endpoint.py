@@ -218,7 +218,8 @@ class Endpoint:
             messages = self._system()
         else:
             messages = []
-        seed = int(np.random.SeedSequence([self._seed % 2**64, episode]).generate_state(1)[0]) >> 1  # servers take 31 bits
+        drawn = np.random.SeedSequence([self._seed % 2**64, episode]).generate_state(1)
+        seed = int(drawn[0]) >> 1  # some servers read it into a signed number of 32 bits
         self._chats[row] = _Chat([*messages, {"role": "user", "content": text}], seed)
 
     def _system(self) -> list[dict[str, Any]]:

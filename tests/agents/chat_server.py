@@ -121,15 +121,16 @@ def hang_up(handler: Handler) -> None:
     handler.close_connection = True
 
 
-def huge(status: int) -> Callable[[Handler], None]:
-    """Send far more than any reply holds."""
+def endless(status: int) -> Callable[[Handler], None]:
+    """Send without an end, until the other side hangs up."""
 
     def act(handler: Handler) -> None:
         handler.send_response(status)
         handler.end_headers()
-        for _ in range(400):
-            handler.wfile.write(b" " * 100_000)
         handler.close_connection = True
+        while True:
+            handler.wfile.write(b" " * 100_000)
+            time.sleep(0.001)
 
     return act
 
