@@ -17,6 +17,7 @@ import huggingface_hub
 import torch
 from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE, HF_HUB_OFFLINE
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -117,7 +118,7 @@ def load_model(place: Path, dtype: str, device: torch.device) -> PreTrainedModel
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise _failure("model", place, error) from error
     model, report = loaded
     missing = sorted(report["missing_keys"])
@@ -126,6 +127,9 @@ def load_model(place: Path, dtype: str, device: torch.device) -> PreTrainedModel
             f"{place} lacks weights of a {type(model).__name__} ({', '.join(missing[:3])}"
             f"{', …' if len(missing) > 3 else ''}): it is no causal language model, or the download is incomplete"
         )
+    if device.type == "cpu":  # out of the mapped file, whose tensors begin anywhere
+        for weight in model.parameters():
+            weight.data = weight.data.clone()
     return model.to(device)  # type: ignore[no-any-return]
 
 
@@ -135,10 +139,17 @@ def load_tokenizer(place: Path) -> PreTrainedTokenizerBase:
     Raises:
         PolicyLoadError: There is none that works without code of its own.
     """
+    if not has_tokenizer(place):
+        raise PolicyLoadError(f"{place} has no tokenizer; save it there with tokenizer.save_pretrained")
     try:
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise _failure("tokenizer", place, error) from error
+
+
+def has_tokenizer(place: Path) -> bool:
+    """Whether a folder has files of a tokenizer; without any, transformers makes up an empty one."""
+    return any(any(place.glob(name)) for name in ("tokenizer*", "vocab*", "*.model"))
 
 
 def adapter_base(folder: Path) -> str | None:
@@ -153,9 +164,12 @@ def adapter_base(folder: Path) -> str | None:
     if not (folder / "adapter_model.safetensors").is_file():
         raise PolicyLoadError(f"{folder} has no adapter_model.safetensors; other formats can run code and are not read")
     try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        config = json.loads(path.read_text(encoding="utf-8"))
+        base, kind = config["base_model_name_or_path"], config["peft_type"]
     except (ValueError, KeyError, TypeError) as error:
         raise PolicyLoadError(f"{path} is damaged: {error!r}") from None
+    if kind != "LORA":
+        raise PolicyLoadError(f"{folder} holds an adapter of kind {kind}; only LoRA is supported")
     if not isinstance(base, str) or not base:
         raise PolicyLoadError(f"{path} does not say which model it adapts; set base_model_name_or_path in it")
     return base

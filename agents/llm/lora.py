@@ -58,7 +58,6 @@ def attach(model: nn.Module, lora: LoRA, base: str) -> Any:
         target_modules=list(lora.targets) or "all-linear",
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
     )
     try:
         with _undisturbed():
@@ -90,8 +89,6 @@ def load_adapter(model: nn.Module, folder: Path) -> Any:
     peft = _peft()
     try:
         config = peft.PeftConfig.from_pretrained(str(folder))
-        if config.peft_type != "LORA":
-            raise PolicyLoadError(f"{folder} holds an adapter of kind {config.peft_type}; only LoRA is supported")
         config.inference_mode, config.lora_dropout = False, 0.0
         with _undisturbed():
             return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True, config=config)

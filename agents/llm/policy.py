@@ -29,6 +29,7 @@ from agents.llm.loading import (
     DTYPES,
     PolicyLoadError,
     adapter_base,
+    has_tokenizer,
     load_model,
     load_tokenizer,
     locate,
@@ -134,7 +135,8 @@ class Policy(nn.Module):
         base = adapter_base(place)
         if base is not None and lora is not None:
             raise PolicyLoadError(f"{place} holds an adapter already, which will be trained on: leave lora out")
-        model: Any = load_model(place if base is None else locate(base), dtype, where)
+        whole = place if base is None else locate(base)
+        model: Any = load_model(whole, dtype, where)
         if base is not None:
             model = adapters.load_adapter(model, place)
         elif lora is not None:
@@ -142,7 +144,7 @@ class Policy(nn.Module):
             model = adapters.attach(model, lora, known)
         policy = cls(
             model,
-            load_tokenizer(place),
+            load_tokenizer(place if has_tokenizer(place) else whole),
             mixed=dtype == "mixed",
             value_head=value_head,
             gradient_checkpointing=gradient_checkpointing,
