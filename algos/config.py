@@ -1,0 +1,108 @@
+"""What all training commands are told alike: the optimizer and its schedule, and the record of a run's settings.
+
+Settings are frozen dataclasses; the command line is made from them, and a resolved copy stands beside each run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """AdamW with a linear warm-up and a cosine decay."""
+
+    lr: float = 2e-3
+    """Highest learning rate. About 2e-3 suits models of a few million weights, 1e-5 large ones, 1e-4 adapters."""
+    warmup: int = 50
+    """Steps in which the learning rate rises from 0."""
+    final_lr: float = 0.02
+    """Share of the learning rate that is left at the last step."""
+    weight_decay: float = 0.1
+    """Of matrices; vectors have none."""
+    beta1: float = 0.9
+    """Decay of the mean of gradients."""
+    beta2: float = 0.98
+    """Decay of the mean of squared gradients."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+        if self.warmup < 0 or not 0 <= self.final_lr <= 1:
+            raise ValueError(f"warmup is at least 0 and final_lr 0 to 1; got {self.warmup} and {self.final_lr}")
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of `step`, 0..steps-1."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        share = (step - self.warmup) / max(1, steps - 1 - self.warmup)
+        return self.lr * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+
+    def optimizer(self, weights: dict[str, nn.Parameter]) -> torch.optim.AdamW:
+        """AdamW over `weights`."""
+        groups = [
+            {"params": [w for w in weights.values() if w.dim() > 1], "weight_decay": self.weight_decay},
+            {"params": [w for w in weights.values() if w.dim() <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=self.lr, betas=(self.beta1, self.beta2)
+        )
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON values."""
+    result: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
+    return result
+
+
+def record_config(config: Any, folder: Path, resume: bool, free: tuple[str, ...], traces: tuple[str, ...]) -> None:
+    """Write the settings of a run beside it, or check that a resumed run has the same.
+
+    Args:
+        config: a dataclass.
+        folder: of the run.
+        resume: whether the run goes on.
+        free: names of fields that may differ.
+        traces: names in the folder that only a run which has begun leaves; without one it may be begun anew.
+
+    Raises:
+        FileExistsError: a new run in a folder that holds one.
+        FileNotFoundError: nothing to resume.
+        ValueError: settings that differ from those that the run began with; names them.
+    """
+    path = folder / CONFIG
+    now = resolved(config)
+    if not resume:
+        if path.exists() and any((folder / name).exists() for name in traces):
+            raise FileExistsError(f"{folder} holds a run already; go on with it with --resume, or give another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{CONFIG}-new"
+        temporary.write_text(json.dumps(now, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+        return
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no run to resume (no {CONFIG}); start it without --resume")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    different = [
+        f"{name}: {before.get(name)!r}, now {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if name not in free and before.get(name) != now.get(name)
+    ]
+    if different:
+        raise ValueError(
+            f"the run in {folder} began with other settings ({'; '.join(different)}); resume it with those, or start "
+            "a new run in another --out"
+        )

@@ -1,0 +1,219 @@
+"""From episodes of any agent to transcripts that a policy learns from by imitation.
+
+An action is turned into tokens once, as if a model had sampled it, and from there on a demonstration is a transcript
+like any other. `Demonstrations` draws them without end: what it gives for a step depends on the seed and the step
+alone, so a run that is resumed sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from agentrec_env.actions import render
+from agentrec_env.types import Episode, Ranking, StopReason, Turn
+from agentrec_env.vector import RecVectorEnv
+from agents.llm.chat import Chat, Prompt
+from agents.llm.encoder import Encoder
+from agents.llm.transcript import Transcript, TranscriptWriter
+from agents.play import play
+from agents.protocol import TOP, Agent
+
+_TAGS = tuple(f"<{slash}{tag}>" for tag in ("think", "tool_call", "answer") for slash in ("", "/"))
+_NAME = re.compile(r"^(- |\d+\. )(.*?)( \(rated [\d.]+ of 5\))?$", re.MULTILINE)
+_MAX_ROUNDS = 20
+"""Rounds of play without one episode worth keeping after which a teacher is given up."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Which episodes of the teacher are learned from, and how they are told."""
+
+    above: float | None = None
+    """Keep only episodes with a reward above this: rejection sampling for teachers that err. None: all valid ones."""
+    best_of: int = 1
+    """Play each task so many times (same candidates, another seed of the agent) and keep the best-paid episode."""
+    truth: float = 0.0
+    """Share of episodes in which the answer names the item that was truly chosen first, then the teacher's list."""
+    title_characters: int | None = None
+    """Characters of each item name that the prompt keeps; None: all. For the beginning of a curriculum."""
+
+    def __post_init__(self) -> None:
+        if self.best_of < 1:
+            raise ValueError(f"best_of is how often a task is played, at least 1; got {self.best_of}")
+        if not 0 <= self.truth <= 1:
+            raise ValueError(f"truth is a share of the episodes, 0 to 1; got {self.truth}")
+        if self.title_characters is not None and self.title_characters < 0:
+            raise ValueError(
+                f"title_characters is a number of characters, at least 0, or None; got {self.title_characters}"
+            )
+
+
+class Scribe:
+    """Writes episodes as transcripts for one tokenizer.
+
+    Args:
+        tokenizer: of the policy.
+        chat: how it holds a conversation.
+        rules: `Rules.text` of the environment, the part that all prompts share.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat: Chat, rules: str = "") -> None:
+        self._encoder = Encoder(tokenizer)
+        self._chat = chat
+        self._rules = rules
+
+    def transcript(self, episode: Episode) -> Transcript:
+        """The episode with its actions as sampled tokens, their log-probabilities 0 (unknown).
+
+        Raises:
+            ValueError: an episode without turns.
+        """
+        if not episode.turns:
+            raise ValueError(
+                f"task {episode.task_index}: an episode without an action teaches nothing ({episode.error})"
+            )
+        prompt: Prompt = self._chat.begin(episode.prompt, self._rules)
+        writer = TranscriptWriter(prompt)
+        for place, turn in enumerate(episode.turns):
+            ids = self._encoder.encode(self._encoder.content(turn.action, _TAGS))
+            writer.sampled(ids, [0.0] * len(ids), "stop")
+            if place < len(episode.turns) - 1:
+                writer.observed(self._chat.observe(turn.observation, ids))
+        return writer.freeze()
+
+
+class Demonstrations:
+    """Transcripts of a teacher's episodes on tasks in a random order, with fresh candidates for each.
+
+    Fresh negatives in a fresh order for every episode, or the policy learns numbers by heart.
+
+    Args:
+        envs: where the teacher plays; its task split is the one learned from.
+        teacher: whose episodes.
+        scribe: writes them.
+        lessons: which of them.
+        seed: of tasks, candidates and the teacher.
+    """
+
+    def __init__(
+        self, envs: RecVectorEnv, teacher: Agent, scribe: Scribe, lessons: Lessons | None = None, seed: int = 0
+    ) -> None:
+        self._envs = envs
+        self._teacher = teacher
+        self._scribe = scribe
+        self.lessons = lessons or Lessons()
+        self._seed = seed
+        self._order: tuple[int, np.ndarray[Any, np.dtype[np.int64]]] | None = None
+
+    def batch(self, step: int, count: int, lessons: Lessons | None = None) -> list[Transcript]:
+        """`count` transcripts, a function of the seed, `step` and `count` alone.
+
+        Args:
+            step: Number of the step, from 0; each begins where the one before ended in the order of tasks.
+            count: How many.
+            lessons: In place of those of the constructor.
+
+        Raises:
+            RuntimeError: the teacher gives no episode worth keeping.
+        """
+        return [self._scribe.transcript(episode) for episode in self.episodes(step, count, lessons)]
+
+    def episodes(self, step: int, count: int, lessons: Lessons | None = None) -> list[Episode]:
+        """The episodes behind :meth:`batch`."""
+        lessons = lessons or self.lessons
+        kept: list[Episode] = []
+        reasons: dict[str, int] = {}
+        for attempt in range(_MAX_ROUNDS):
+            generator = np.random.default_rng([self._seed, step, attempt])
+            wanted = count - len(kept)
+            tasks = (
+                [self._task(step * count + i) for i in range(wanted)]
+                if attempt == 0
+                else generator.integers(self._envs.num_tasks, size=wanted).tolist()
+            )
+            seeds = generator.integers(2**31, size=wanted).tolist()
+            tries = [
+                play(self._envs, self._teacher, tasks, int(generator.integers(2**31)), seeds=seeds)
+                for _ in range(lessons.best_of)
+            ]
+            for tried in zip(*tries, strict=True):
+                best = max(tried, key=lambda episode: episode.reward)  # the first of equals
+                reason = _refused(best, lessons)
+                if reason is None:
+                    kept.append(_told(best, lessons, generator, self._envs.scenario.rules.text))
+                else:
+                    reasons[reason] = reasons.get(reason, 0) + 1
+            if len(kept) == count:
+                return kept
+            if attempt + 1 == _MAX_ROUNDS // 2 and not kept:
+                break
+        raise RuntimeError(
+            f"the teacher gave {len(kept)} of {count} episodes worth learning from in step {step}; of the others: "
+            f"{', '.join(f'{n} {reason}' for reason, n in reasons.items())}. Lower `above`, or use another teacher"
+        )
+
+    def _task(self, number: int) -> int:
+        """Task of the `number`-th episode: a new permutation of all tasks for each pass over them."""
+        turn, place = divmod(number, self._envs.num_tasks)
+        if self._order is None or self._order[0] != turn:
+            order = np.random.default_rng([self._seed, turn, 2**32 - 1]).permutation(self._envs.num_tasks)
+            self._order = (turn, order)
+        return int(self._order[1][place])
+
+
+def shorten(prompt: str, rules: str, characters: int) -> str:
+    """`prompt` with item names cut to `characters`; the rules at its end stay."""
+    body = prompt.removesuffix(rules)
+    short = _NAME.sub(lambda found: found[1] + found[2][:characters].rstrip() + (found[3] or ""), body)
+    return short + prompt[len(body) :]
+
+
+def _refused(episode: Episode, lessons: Lessons) -> str | None:
+    """Why an episode is not learned from; None where it is."""
+    if episode.stop is not StopReason.ANSWERED:
+        return f"ended as {episode.stop}"
+    if lessons.above is not None and not episode.reward > lessons.above:
+        return f"paid {lessons.above:g} or less"
+    return None
+
+
+def _told(episode: Episode, lessons: Lessons, generator: np.random.Generator, rules: str) -> Episode:
+    """The episode as it is learned from."""
+    if generator.random() < lessons.truth:
+        episode = _corrected(episode)
+    if lessons.title_characters is not None:
+        episode = replace(episode, prompt=shorten(episode.prompt, rules, lessons.title_characters))
+    return episode
+
+
+def _corrected(episode: Episode) -> Episode:
+    """The episode with the true choice first in its answer; as it is where candidates have no numbers or are a pair."""
+    if len(episode.candidates) <= 2 or not episode.ranking:
+        return episode
+    order = [episode.target, *(item for item in episode.ranking if item != episode.target)][:TOP]
+    numbers = {item: number for number, item in enumerate(episode.candidates, 1)}
+    last = episode.turns[-1]
+    thought = last.action.rpartition("</think>")
+    answer = thought[0] + thought[1] + render(Ranking(tuple(numbers[item] for item in order)))
+    turns: Sequence[Turn] = (*episode.turns[:-1], replace(last, action=answer))
+    return replace(episode, turns=tuple(turns), ranking=tuple(order))
+
+
+def overview(transcripts: Sequence[Transcript]) -> Mapping[str, float]:
+    """What a batch is made of, on average: tokens, prompt tokens, sampled tokens, turns."""
+    count = max(len(transcripts), 1)
+    return {
+        "tokens": sum(map(len, transcripts)) / count,
+        "prompt_tokens": sum(transcript.prompt for transcript in transcripts) / count,
+        "sampled_tokens": sum(int(transcript.mask.sum()) for transcript in transcripts) / count,
+        "turns": sum(len(transcript.turns) for transcript in transcripts) / count,
+    }

@@ -1,0 +1,345 @@
+"""Supervised warm start: a policy learns to write what another agent wrote, before it is rewarded for anything.
+
+Behaviour cloning on transcripts (`algos.demonstrations`): the mean negative log-likelihood of the tokens that the
+teacher would have sampled, over all such tokens of a step, however the step is cut into micro-batches.
+
+    python -m algos.sft --out runs/warm --model new --teacher teacher --steps 2000
+    python -m algos.sft --out runs/warm --model new --teacher teacher --steps 2000 --resume
+    python -m algos.sft --out runs/qwen --model Qwen/Qwen3-0.6B --lora-rank 16 --lr 1e-4 --teacher scripted
+
+A run is a folder: config.json, metrics.jsonl, tensorboard/, checkpoints/, and the policies best/ and model/, which are
+sources for `Policy.load`. It can be killed at any moment and resumed: on a CPU the weights are the same to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+
+from agentrec_env.scenario import Config as Environment
+from agentrec_env.types import Episode, StopReason
+from agentrec_env.vector import RecVectorEnv
+from agents.llm.agent import LLMAgent
+from agents.llm.chat import Chat
+from agents.llm.fresh import NewModel, new_policy
+from agents.llm.lora import LoRA
+from agents.llm.packing import packs
+from agents.llm.policy import Policy
+from agents.llm.transcript import Transcript
+from agents.play import play
+from agents.protocol import make
+from algos.checkpoint import Checkpoints, State, optimizer_tensors, restore_optimizer, restore_weights
+from algos.config import Optimization, record_config
+from algos.demonstrations import Demonstrations, Lessons, Scribe, overview
+from algos.runlog import METRICS, RunLog
+
+MAX_BAD_STEPS = 10
+"""Steps in a row with a loss or gradient that is not finite, after which a run gives up."""
+_OWN_MODEL, _CHECKPOINTS = "start", "checkpoints"
+_FREE = ("out", "resume", "keep", "checkpoint_every", "rows", "micro_tokens")
+"""Settings that a resumed run may change: the updates are the same, up to rounding."""
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """A supervised warm start."""
+
+    out: Path = Path("runs/sft")
+    """Folder of the run."""
+    resume: bool = False
+    """Go on with the run in that folder."""
+    model: str = "tiny"
+    """What is trained: "new" (random weights of the shape below), "tiny" (the embedded model), a folder or a hub id."""
+    lora_rank: int = 0
+    """Train an adapter of this rank instead of all weights; 0: all weights."""
+    teacher: str = "teacher"
+    """Whose episodes are learned from: any agent's name or "module:attr"; "llm" with `above` or `best_of` is rejection
+    sampling."""
+    teacher_args: str = "{}"
+    """JSON of the teacher's arguments, such as {"ranker": "ease", "variety": 0}."""
+    steps: int = 2000
+    """Updates."""
+    episodes: int = 16
+    """Episodes an update."""
+    micro_tokens: int = 8192
+    """Tokens computed at a time; it changes memory and speed, not the update."""
+    evaluate_every: int = 500
+    """Steps between evaluations on valid tasks, greedy; 0: none."""
+    evaluate_tasks: int = 200
+    """Valid tasks played."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept."""
+    rows: int = 32
+    """Episodes played at once, by the teacher and in evaluation."""
+    seed: int = 0
+    """Of everything: tasks, candidates, the teacher, new weights."""
+    dtype: Literal["float32", "mixed", "bfloat16"] = "float32"
+    """"mixed": products in bfloat16, for CPUs and GPUs that have it."""
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights in best/ and model/."""
+    device: str | None = None
+    """A GPU where there is one, by default."""
+    threads: int | None = None
+    """Threads of torch; results are bit-identical for equal numbers."""
+    title_steps: int | None = None
+    """Steps for which `title_characters` holds; None: all. Short prompts first teach to read tools' lists at a fraction
+    of the cost."""
+    optimization: tyro.conf.OmitArgPrefixes[Optimization] = field(default_factory=Optimization)
+    lessons: tyro.conf.OmitArgPrefixes[Lessons] = field(default_factory=Lessons)
+    new: NewModel = field(default_factory=NewModel)
+    env: Environment = field(default_factory=Environment)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "episodes", "micro_tokens", "checkpoint_every", "keep", "rows", "evaluate_tasks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1; got {getattr(self, name)}")
+        for name in ("lora_rank", "evaluate_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is at least 0; got {getattr(self, name)}")
+        if self.model == "new" and self.lora_rank:
+            raise ValueError("an adapter on random weights learns nothing; leave lora_rank out with model='new'")
+        try:
+            arguments = json.loads(self.teacher_args)
+        except ValueError as error:
+            raise ValueError(f"teacher_args is a JSON object; got {self.teacher_args!r} ({error})") from None
+        if not isinstance(arguments, dict):
+            raise ValueError(f"teacher_args is a JSON object; got {self.teacher_args!r}")
+
+    def lessons_of(self, step: int) -> Lessons:
+        """What the curriculum has for a step."""
+        if self.title_steps is None or step < self.title_steps:
+            return self.lessons
+        return replace(self.lessons, title_characters=None)
+
+
+class Stopped(Exception):
+    """The process was asked to stop."""
+
+
+class SFT:
+    """One run. Make it, then `train`.
+
+    Args:
+        config: of the run.
+        policy: what is trained, in place of what the config says.
+
+    Raises:
+        FileExistsError, FileNotFoundError, ValueError: a folder that does not fit the config; says what to do.
+    """
+
+    def __init__(self, config: SFTConfig, policy: Policy | None = None) -> None:
+        self.config = config
+        record_config(config, config.out, config.resume, _FREE, (METRICS, _CHECKPOINTS))
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.envs = RecVectorEnv(config.rows, **_arguments(config.env))
+        self.policy = policy or self._policy()
+        self.chat = Chat(self.policy.tokenizer, self.envs.tool_schemas)
+        rules = self.envs.scenario.rules.text
+        teacher = make(config.teacher, **json.loads(config.teacher_args))
+        scribe = Scribe(self.policy.tokenizer, self.chat, rules)
+        self.demonstrations = Demonstrations(self.envs, teacher, scribe, config.lessons, config.seed)
+        self.weights = self.policy.trainable()
+        self.optimizer = config.optimization.optimizer(self.weights)
+        self.checkpoints = Checkpoints(config.out / _CHECKPOINTS, config.keep)
+        self.step = 0
+        self.skipped = 0
+        """Updates left out because they were not finite."""
+        self._bad = 0
+        self.best = -math.inf
+        """Best N@10 on valid tasks so far."""
+        self._judge: tuple[RecVectorEnv, LLMAgent, list[int]] | None = None
+        self._stop = threading.Event()
+        if config.resume and self.checkpoints.steps():
+            self._restore(self.checkpoints.load())
+
+    def train(self) -> Mapping[str, float]:
+        """Run to the end, or until the process is asked to stop; the figures of the last evaluation.
+
+        Raises:
+            RuntimeError: losses are not finite again and again.
+        """
+        config = self.config
+        figures: Mapping[str, float] = {}
+        with RunLog(config.out, config.steps, self.step) as log, _on_terminate(self._stop):
+            log.say(
+                f"{sum(w.numel() for w in self.weights.values()):,} weights to train, {config.steps:,} steps of "
+                f"{config.episodes} episodes of {config.teacher!r} on {self.envs.world.protocol}"
+            )
+            while self.step < config.steps and not self._stop.is_set():
+                begin = time.perf_counter()
+                transcripts = self.demonstrations.batch(self.step, config.episodes, config.lessons_of(self.step))
+                drawn = time.perf_counter()
+                metrics = self.update(transcripts)
+                ended = time.perf_counter()
+                figures = metrics | overview(transcripts)
+                timings = {
+                    "seconds/teacher": drawn - begin,
+                    "seconds/update": ended - drawn,
+                    "tokens_per_second": sum(map(len, transcripts)) / (ended - begin),
+                }
+                log.log(self.step, figures, timings)
+                log.advance(self.step, f"loss {metrics['loss']:.3f}, {timings['tokens_per_second']:,.0f} tokens/s")
+                self.step += 1
+                last = self.step == config.steps
+                if config.evaluate_every and (self.step % config.evaluate_every == 0 or last):
+                    try:
+                        figures = self.evaluate()
+                    except Stopped:
+                        break
+                    log.log(self.step - 1, figures)
+                    log.say(_sentence(self.step, figures))
+                    if figures["valid/ndcg@10"] > self.best:
+                        self.best = figures["valid/ndcg@10"]
+                        self.policy.save(config.out / "best", config.save_dtype)
+                if self.step % config.checkpoint_every == 0 or last:
+                    log.sync()
+                    self.checkpoints.save(self._state())
+            if self._stop.is_set():
+                log.sync()
+                self.checkpoints.save(self._state())
+                log.say(f"stopped after step {self.step:,}; go on with --resume")
+            else:
+                self.policy.save(config.out / "model", config.save_dtype)
+                log.say(f"the policy is in {config.out / 'model'}")
+        return figures
+
+    def update(self, transcripts: Sequence[Transcript]) -> dict[str, float]:
+        """One update from `transcripts`; nothing changes where the loss or its gradient is not finite."""
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.optimization.rate(self.step, config.steps)
+        total = sum(int(transcript.mask.sum()) for transcript in transcripts)
+        loss = 0.0
+        self.optimizer.zero_grad(set_to_none=True)
+        for pack in packs(transcripts, config.micro_tokens, self.policy.shares):
+            part = -self.policy(pack).logprobs.sum() / total
+            part.backward()
+            loss += float(part.detach())
+        norm = float(torch.nn.utils.clip_grad_norm_(list(self.weights.values()), config.optimization.clip))
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.optimizer.step()
+            self._bad = 0
+        else:
+            self.skipped += 1
+            self._bad += 1
+            if self._bad >= MAX_BAD_STEPS:
+                raise RuntimeError(
+                    f"{self._bad} updates in a row were not finite (loss {loss}, gradient norm {norm}); use a smaller "
+                    "lr, or dtype='float32'"
+                )
+        self.optimizer.zero_grad(set_to_none=True)
+        return {
+            "loss": loss if math.isfinite(loss) else -1.0,
+            "gradient_norm": norm if math.isfinite(norm) else -1.0,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "skipped": float(self.skipped),
+        }
+
+    def evaluate(self) -> dict[str, float]:
+        """Greedy play on valid tasks with their fixed pools.
+
+        Raises:
+            Stopped: the process was asked to stop meanwhile.
+        """
+        if self._judge is None:
+            envs = RecVectorEnv(self.config.rows, **_arguments(replace(self.config.env, task_split="valid")))
+            count = min(self.config.evaluate_tasks, envs.num_tasks)
+            tasks = np.random.default_rng([self.config.seed, 1]).permutation(envs.num_tasks)[:count].tolist()
+            self._judge = envs, LLMAgent(policy=self.policy, temperature=0.0, max_episode_tokens=2**31), tasks
+        envs, agent, tasks = self._judge
+
+        def check(_: Episode) -> None:
+            if self._stop.is_set():
+                raise Stopped
+
+        episodes = play(envs, agent, tasks, self.config.seed, on_episode=check)
+        count = len(episodes)
+        return {
+            "valid/ndcg@10": sum(episode.metrics["ndcg@10"] for episode in episodes) / count,
+            "valid/hit@1": sum(episode.metrics["hit@1"] for episode in episodes) / count,
+            "valid/answered": sum(episode.stop is StopReason.ANSWERED for episode in episodes) / count,
+            "valid/reward": sum(episode.reward for episode in episodes) / count,
+            "valid/calls": sum(episode.calls for episode in episodes) / count,
+        }
+
+    def _policy(self) -> Policy:
+        config = self.config
+        device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        own = config.out / _OWN_MODEL
+        if config.model != "new":
+            lora = LoRA(config.lora_rank, 2.0 * config.lora_rank, seed=config.seed) if config.lora_rank else None
+            return Policy.load(config.model, lora=lora, dtype=config.dtype, device=device)
+        if not own.is_dir():  # kept, as the tokenizer belongs to the run
+            new_policy(config.new, self.envs, config.seed).save(own)
+        return Policy.load(own, dtype=config.dtype, device=device)
+
+    def _state(self) -> State:
+        tensors = {f"model/{name}": weight for name, weight in self.weights.items()}
+        values = {"skipped": self.skipped, "bad": self._bad, "best": self.best if math.isfinite(self.best) else None}
+        return State(self.step, tensors | optimizer_tensors(self.optimizer, self.weights), values)
+
+    def _restore(self, state: State) -> None:
+        restore_weights(self.weights, state.tensors)
+        restore_optimizer(self.optimizer, self.weights, state.tensors)
+        self.step = state.step
+        self.skipped, self._bad = int(state.values["skipped"]), int(state.values["bad"])
+        best = state.values["best"]
+        self.best = -math.inf if best is None else float(best)
+
+
+def _arguments(config: Environment) -> dict[str, Any]:
+    """The keyword arguments of an environment config."""
+    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+
+
+def _sentence(step: int, figures: Mapping[str, float]) -> str:
+    return (
+        f"after step {step:,}, valid tasks: N@10 {figures['valid/ndcg@10']:.3f}, hit@1 {figures['valid/hit@1']:.3f}, "
+        f"answered {100 * figures['valid/answered']:.1f} %, {figures['valid/calls']:.1f} calls"
+    )
+
+
+@contextmanager
+def _on_terminate(stop: threading.Event) -> Iterator[None]:
+    """Have SIGTERM and Ctrl-C ask for a stop at the next safe point; a second Ctrl-C ends the process as usual."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, _: object) -> None:
+        if number == signal.SIGINT and stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    SFT(tyro.cli(SFTConfig, args=arguments, prog="python -m algos.sft")).train()
+
+
+if __name__ == "__main__":
+    main()
