@@ -92,6 +92,7 @@ class FusedDecoder:
         self._dtype = dtype
         self._shape = (len(self._weights.layers), self._weights.kv_heads, self._weights.head_dim)
         self._length = length
+        self._batch = 16384
         self._forget()
 
     def _forget(self) -> None:
@@ -201,6 +202,18 @@ class FusedDecoder:
 
     def _extend(self, segments: Sequence[_Segment]) -> Tensor:
         """Append many tokens a sequence; float32 [N, V] logits after the last of each."""
+        batches: list[list[_Segment]] = []
+        left = 0
+        for segment in segments:
+            if len(segment.ids) > left:
+                batches.append([])
+                left = self._batch
+            batches[-1].append(segment)
+            left -= len(segment.ids)
+        return self._logits(torch.cat([self._extend_batch(batch) for batch in batches]))
+
+    def _extend_batch(self, segments: Sequence[_Segment]) -> Tensor:
+        """[N, E]: hidden states after the last token of each segment."""
         ids = torch.tensor([token for segment in segments for token in segment.ids], device=self._device)
         starts = [segment.offset + segment.past for segment in segments]
         positions = torch.cat(
@@ -210,18 +223,28 @@ class FusedDecoder:
             ]
         )
         ends = np.cumsum([len(segment.ids) for segment in segments]).tolist()
+        masks = [self._causal(len(segment.ids), start) for start, segment in zip(starts, segments, strict=True)]
 
         def attend(number: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             out = torch.empty_like(query)
-            for segment, end in zip(segments, ends, strict=True):
+            for segment, end, mask in zip(segments, ends, masks, strict=True):
                 part = slice(end - len(segment.ids), end)
-                out[part] = self._attend_segment(number, segment, query[part], key[part], value[part])
+                out[part] = self._attend_segment(number, segment, mask, query[part], key[part], value[part])
             return out
 
         hidden = self._layers(ids, positions, attend)
-        return self._logits(hidden[torch.tensor(ends, device=self._device) - 1])
+        return hidden[torch.tensor(ends, device=self._device) - 1]
 
-    def _attend_segment(self, number: int, segment: _Segment, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _causal(self, new: int, past: int) -> Tensor | None:
+        """[new, past + new]: −inf where a new token would look ahead, 0 elsewhere; None where nothing is past."""
+        if past == 0:
+            return None
+        ahead = torch.ones(new, past + new, dtype=torch.bool, device=self._device).triu_(past + 1)
+        return torch.zeros(ahead.shape, dtype=self._dtype, device=self._device).masked_fill_(ahead, -torch.inf)
+
+    def _attend_segment(
+        self, number: int, segment: _Segment, mask: Tensor | None, query: Tensor, key: Tensor, value: Tensor
+    ) -> Tensor:
         """[n, H, D]: attention of n new tokens to their prompt, their past and each other, which become past here."""
         pool, slot = segment.cache.place(segment.key)
         keys, values = (part[slot] for part in pool.layer(number))
@@ -229,15 +252,19 @@ class FusedDecoder:
         keys[:, segment.past : total] = key.transpose(0, 1)
         values[:, segment.past : total] = value.transpose(0, 1)
         keys, values = keys[:, :total], values[:, :total]
-        mask = torch.ones(len(query), segment.offset + total, dtype=torch.bool, device=self._device)
-        mask = mask.tril(segment.offset + segment.past)
         if segment.prompt is not None:
             front, place = self._prompts.place(segment.prompt)
             shared_keys, shared_values = front.layer(number)
             keys = torch.cat([shared_keys[place, :, : segment.offset], keys], dim=1)
             values = torch.cat([shared_values[place, :, : segment.offset], values], dim=1)
         out = F.scaled_dot_product_attention(
-            query.transpose(0, 1)[None], keys[None], values[None], attn_mask=mask, scale=1.0, enable_gqa=True
+            query.transpose(0, 1)[None],
+            keys[None],
+            values[None],
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=1.0,
+            enable_gqa=True,
         )
         return out[0].transpose(0, 1)
 
