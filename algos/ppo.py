@@ -6,10 +6,10 @@ return, and its value is that of its first token. The reward is paid with the la
 reference is paid token by token (k1), with a coefficient that may adapt (Ziegler et al., arXiv:1909.08593).
 
 The defaults follow "The N+ Implementation Details of RLHF with PPO" (arXiv:2403.17031): whitened advantages, clipped
-values with a coefficient of 0.1, no discount, lambda 0.95, four passes over a batch; but no divergence from a reference,
-as list-wise GRPO has none either, and one loss mean over all tokens of the step. Each trajectory is of another task:
-the value head is the baseline, so none is spent on it, and with as many trajectories a step as list-wise GRPO has, PPO
-sees eight times as many tasks.
+values with a coefficient of 0.1, no discount, lambda 0.95, four passes over a batch; but no divergence from a
+reference, as list-wise GRPO has none either, and one loss mean over all tokens of the step. Each trajectory is of
+another task: the value head is the baseline, so none is spent on it, and with as many trajectories a step as list-wise
+GRPO has, PPO sees eight times as many tasks.
 """
 
 from __future__ import annotations
