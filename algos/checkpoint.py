@@ -14,8 +14,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -127,15 +128,17 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The moments of `optimizer` by the names of its parameters, as ``"optimizer/moment/parameter"``.
+def optimizer_tensors(
+    optimizers: Sequence[torch.optim.Optimizer], names: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """The moments of `optimizers` by the names of their parameters, as ``"optimizer/moment/parameter"``.
 
     Args:
-        optimizer: whose state is tensors alone, as that of AdamW.
+        optimizers: whose state is tensors alone, as that of AdamW and Muon; each parameter is in one of them.
         names: name -> parameter.
     """
     tensors: dict[str, Tensor] = {}
-    for name, parameter in names.items():
+    for optimizer, (name, parameter) in product(optimizers, names.items()):
         for moment, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, Tensor):
                 raise TypeError(
@@ -145,10 +148,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, nn.P
     return tensors
 
 
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, names: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+def restore_optimizers(
+    optimizers: Sequence[torch.optim.Optimizer], names: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
     """Put back what :func:`optimizer_tensors` gave; a parameter without moments gets none."""
+    owner = {p: o for o in optimizers for group in o.param_groups for p in group["params"]}
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
             _, moment, name = key.split("/", 2)
@@ -157,7 +161,7 @@ def restore_optimizer(
             parameter = names[name]
             # Counters of steps stay on the CPU, where the optimizers of torch keep them.
             place = value if value.dim() == 0 else value.to(parameter.device)
-            optimizer.state[parameter][moment] = place.clone()
+            owner[parameter].state[parameter][moment] = place.clone()
 
 
 def restore_weights(names: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], prefix: str = "model/") -> None:

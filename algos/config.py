@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -20,10 +21,15 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Optimization:
-    """AdamW with a linear warm-up and a cosine decay."""
+    """The optimizer, with a linear warm-up and a cosine decay."""
 
+    method: Literal["adamw", "muon"] = "adamw"
+    """"muon" (Jordan et al., 2024): orthogonalised momentum for the matrices inside the model, AdamW for the rest.
+    A small model that is trained from random weights learns in about half the steps with it."""
     lr: float = 2e-3
     """Highest learning rate. About 2e-3 suits models of a few million weights, 1e-5 large ones, 1e-4 adapters."""
+    matrix_lr: float = 0.03
+    """Highest learning rate of Muon's matrices: about the spectral norm of an update."""
     warmup: int = 50
     """Steps in which the learning rate rises from 0."""
     final_lr: float = 0.02
@@ -38,28 +44,55 @@ class Optimization:
     """Largest norm of the gradient."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "clip"):
+        for name in ("lr", "matrix_lr", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
         if self.warmup < 0 or not 0 <= self.final_lr <= 1:
             raise ValueError(f"warmup is at least 0 and final_lr 0 to 1; got {self.warmup} and {self.final_lr}")
 
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of `step`, 0..steps-1."""
+    def schedule(self, step: int, steps: int) -> float:
+        """Share of the highest learning rate in `step`, 0..steps-1."""
         if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
+            return (step + 1) / self.warmup
         share = (step - self.warmup) / max(1, steps - 1 - self.warmup)
-        return self.lr * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+        return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
-    def optimizer(self, weights: dict[str, nn.Parameter]) -> torch.optim.AdamW:
-        """AdamW over `weights`."""
+    def optimizers(self, weights: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+        """One or two optimizers that have each of `weights` once; `set_rate` before each step.
+
+        Raises:
+            ImportError: this torch has no Muon.
+        """
+        inner = {
+            name: w for name, w in weights.items() if self.method == "muon" and w.dim() == 2 and "embed" not in name
+        }
+        rest = [w for name, w in weights.items() if name not in inner]
         groups = [
-            {"params": [w for w in weights.values() if w.dim() > 1], "weight_decay": self.weight_decay},
-            {"params": [w for w in weights.values() if w.dim() <= 1], "weight_decay": 0.0},
+            {"params": [w for w in rest if w.dim() > 1], "weight_decay": self.weight_decay},
+            {"params": [w for w in rest if w.dim() <= 1], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=self.lr, betas=(self.beta1, self.beta2)
-        )
+        groups = [group for group in groups if group["params"]]
+        made: list[torch.optim.Optimizer] = []
+        if groups:
+            made.append(torch.optim.AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2)))
+        if inner:
+            if not hasattr(torch.optim, "Muon"):
+                raise ImportError(f"torch {torch.__version__} has no Muon; take torch 2.9 or newer, or method='adamw'")
+            # The decay is what AdamW would apply: Muon's rate is larger.
+            decay = self.weight_decay * self.lr / self.matrix_lr
+            made.append(
+                torch.optim.Muon(list(inner.values()), lr=self.matrix_lr, weight_decay=decay, adjust_lr_fn="original")
+            )
+        return made
+
+    def set_rate(self, optimizers: Sequence[torch.optim.Optimizer], step: int, steps: int) -> float:
+        """Set the learning rates of `step`; the share of the highest ones that they are."""
+        share = self.schedule(step, steps)
+        for optimizer in optimizers:
+            highest = self.matrix_lr if type(optimizer).__name__ == "Muon" else self.lr
+            for group in optimizer.param_groups:
+                group["lr"] = highest * share
+        return share
 
 
 def resolved(config: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -26,7 +26,7 @@ from agents.play import play
 from agents.protocol import TOP, Agent
 
 _TAGS = tuple(f"<{slash}{tag}>" for tag in ("think", "tool_call", "answer") for slash in ("", "/"))
-_NAME = re.compile(r"^(- |\d+\. )(.*?)( \(rated [\d.]+ of 5\))?$", re.MULTILINE)
+_NAME = re.compile(r"^(- |\d+\. ).*$", re.MULTILINE)
 _MAX_ROUNDS = 20
 """Rounds of play without one episode worth keeping after which a teacher is given up."""
 
@@ -43,18 +43,18 @@ class Lessons:
     """Play each task so many times (same candidates, another seed of the agent) and keep the best-paid episode."""
     truth: float = 0.0
     """Share of episodes in which the answer names the item that was truly chosen first, then the teacher's list."""
-    title_characters: int | None = None
-    """Characters of each item name that the prompt keeps; None: all. For the beginning of a curriculum."""
+    early: bool = False
+    """Learn the answer after each call too, as if it had been the last: several lessons for the price of little more
+    than one, as they share their prompt. Whether to answer is learned at the real end alone."""
+    prompt: Literal["whole", "numbers", "none"] = "whole"
+    """What the task shows: all; candidates by number without their names; or nothing. Names are most of a prompt, and
+    reading the lists of tools is learned without them in a fraction of the time: for the beginning of a curriculum."""
 
     def __post_init__(self) -> None:
         if self.best_of < 1:
             raise ValueError(f"best_of is how often a task is played, at least 1; got {self.best_of}")
         if not 0 <= self.truth <= 1:
             raise ValueError(f"truth is a share of the episodes, 0 to 1; got {self.truth}")
-        if self.title_characters is not None and self.title_characters < 0:
-            raise ValueError(
-                f"title_characters is a number of characters, at least 0, or None; got {self.title_characters}"
-            )
 
 
 class Scribe:
@@ -71,8 +71,13 @@ class Scribe:
         self._chat = chat
         self._rules = rules
 
-    def transcript(self, episode: Episode) -> Transcript:
+    def transcript(self, episode: Episode, calls: int | None = None) -> Transcript:
         """The episode with its actions as sampled tokens, their log-probabilities 0 (unknown).
+
+        Args:
+            episode: with at least one turn.
+            calls: Give the answer after so many turns with calls, fewer than there were, with its beginning as if it
+                had been shown; None: the episode as it was.
 
         Raises:
             ValueError: an episode without turns.
@@ -83,12 +88,22 @@ class Scribe:
             )
         prompt: Prompt = self._chat.begin(episode.prompt, self._rules)
         writer = TranscriptWriter(prompt)
-        for place, turn in enumerate(episode.turns):
-            ids = self._encoder.encode(self._encoder.content(turn.action, _TAGS))
+        *before, last = episode.turns
+        for turn in before if calls is None else before[:calls]:
+            ids = self._ids(turn.action)
             writer.sampled(ids, [0.0] * len(ids), "stop")
-            if place < len(episode.turns) - 1:
-                writer.observed(self._chat.observe(turn.observation, ids))
+            writer.observed(self._chat.observe(turn.observation, ids))
+        shown, _, answer = "", "", last.action
+        if calls is not None:
+            head, bracket, answer = last.action.rpartition("[")
+            shown = head + bracket
+        writer.observed(self._ids(shown))
+        ids = self._ids(answer)
+        writer.sampled(ids, [0.0] * len(ids), "stop")
         return writer.freeze()
+
+    def _ids(self, text: str) -> list[int]:
+        return self._encoder.encode(self._encoder.content(text, _TAGS))
 
 
 class Demonstrations:
@@ -114,22 +129,26 @@ class Demonstrations:
         self._seed = seed
         self._order: tuple[int, np.ndarray[Any, np.dtype[np.int64]]] | None = None
 
-    def batch(self, step: int, count: int, lessons: Lessons | None = None) -> list[Transcript]:
-        """`count` transcripts, a function of the seed, `step` and `count` alone.
+    def batch(self, step: int, count: int) -> list[Transcript]:
+        """Transcripts of `count` episodes, a function of the seed, `step` and `count` alone.
 
         Args:
             step: Number of the step, from 0; each begins where the one before ended in the order of tasks.
             count: How many.
-            lessons: In place of those of the constructor.
 
         Raises:
             RuntimeError: the teacher gives no episode worth keeping.
         """
-        return [self._scribe.transcript(episode) for episode in self.episodes(step, count, lessons)]
+        transcripts = []
+        for episode in self.episodes(step, count):
+            transcripts.append(self._scribe.transcript(episode))
+            if self.lessons.early:
+                transcripts += [self._scribe.transcript(episode, calls) for calls in range(1, len(episode.turns) - 1)]
+        return transcripts
 
-    def episodes(self, step: int, count: int, lessons: Lessons | None = None) -> list[Episode]:
+    def episodes(self, step: int, count: int) -> list[Episode]:
         """The episodes behind :meth:`batch`."""
-        lessons = lessons or self.lessons
+        lessons = self.lessons
         kept: list[Episode] = []
         reasons: dict[str, int] = {}
         for attempt in range(_MAX_ROUNDS):
@@ -170,11 +189,12 @@ class Demonstrations:
         return int(self._order[1][place])
 
 
-def shorten(prompt: str, rules: str, characters: int) -> str:
-    """`prompt` with item names cut to `characters`; the rules at its end stay."""
+def shorten(prompt: str, rules: str, how: Literal["whole", "numbers", "none"]) -> str:
+    """`prompt` with the part before `rules` as `Lessons.prompt` says."""
     body = prompt.removesuffix(rules)
-    short = _NAME.sub(lambda found: found[1] + found[2][:characters].rstrip() + (found[3] or ""), body)
-    return short + prompt[len(body) :]
+    if how == "numbers":
+        body = _NAME.sub(lambda found: found[1].rstrip(), body)
+    return ("" if how == "none" else body) + rules if how != "whole" else prompt
 
 
 def _refused(episode: Episode, lessons: Lessons) -> str | None:
@@ -190,9 +210,7 @@ def _told(episode: Episode, lessons: Lessons, generator: np.random.Generator, ru
     """The episode as it is learned from."""
     if generator.random() < lessons.truth:
         episode = _corrected(episode)
-    if lessons.title_characters is not None:
-        episode = replace(episode, prompt=shorten(episode.prompt, rules, lessons.title_characters))
-    return episode
+    return replace(episode, prompt=shorten(episode.prompt, rules, lessons.prompt))
 
 
 def _corrected(episode: Episode) -> Episode:

@@ -41,7 +41,7 @@ from agents.llm.policy import Policy
 from agents.llm.transcript import Transcript
 from agents.play import play
 from agents.protocol import make
-from algos.checkpoint import Checkpoints, State, optimizer_tensors, restore_optimizer, restore_weights
+from algos.checkpoint import Checkpoints, State, optimizer_tensors, restore_optimizers, restore_weights
 from algos.config import Optimization, record_config
 from algos.demonstrations import Demonstrations, Lessons, Scribe, overview
 from algos.runlog import METRICS, RunLog
@@ -96,9 +96,6 @@ class SFTConfig:
     """A GPU where there is one, by default."""
     threads: int | None = None
     """Threads of torch; results are bit-identical for equal numbers."""
-    title_steps: int | None = None
-    """Steps for which `title_characters` holds; None: all. Short prompts first teach to read tools' lists at a fraction
-    of the cost."""
     optimization: tyro.conf.OmitArgPrefixes[Optimization] = field(default_factory=Optimization)
     lessons: tyro.conf.OmitArgPrefixes[Lessons] = field(default_factory=Lessons)
     new: NewModel = field(default_factory=NewModel)
@@ -119,12 +116,6 @@ class SFTConfig:
             raise ValueError(f"teacher_args is a JSON object; got {self.teacher_args!r} ({error})") from None
         if not isinstance(arguments, dict):
             raise ValueError(f"teacher_args is a JSON object; got {self.teacher_args!r}")
-
-    def lessons_of(self, step: int) -> Lessons:
-        """What the curriculum has for a step."""
-        if self.title_steps is None or step < self.title_steps:
-            return self.lessons
-        return replace(self.lessons, title_characters=None)
 
 
 class Stopped(Exception):
@@ -155,7 +146,7 @@ class SFT:
         scribe = Scribe(self.policy.tokenizer, self.chat, rules)
         self.demonstrations = Demonstrations(self.envs, teacher, scribe, config.lessons, config.seed)
         self.weights = self.policy.trainable()
-        self.optimizer = config.optimization.optimizer(self.weights)
+        self.optimizers = config.optimization.optimizers(self.weights)
         self.checkpoints = Checkpoints(config.out / _CHECKPOINTS, config.keep)
         self.step = 0
         self.skipped = 0
@@ -183,7 +174,7 @@ class SFT:
             )
             while self.step < config.steps and not self._stop.is_set():
                 begin = time.perf_counter()
-                transcripts = self.demonstrations.batch(self.step, config.episodes, config.lessons_of(self.step))
+                transcripts = self.demonstrations.batch(self.step, config.episodes)
                 drawn = time.perf_counter()
                 metrics = self.update(transcripts)
                 ended = time.perf_counter()
@@ -222,18 +213,17 @@ class SFT:
     def update(self, transcripts: Sequence[Transcript]) -> dict[str, float]:
         """One update from `transcripts`; nothing changes where the loss or its gradient is not finite."""
         config = self.config
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.optimization.rate(self.step, config.steps)
+        rate = config.optimization.set_rate(self.optimizers, self.step, config.steps)
         total = sum(int(transcript.mask.sum()) for transcript in transcripts)
         loss = 0.0
-        self.optimizer.zero_grad(set_to_none=True)
         for pack in packs(transcripts, config.micro_tokens, self.policy.shares):
             part = -self.policy(pack).logprobs.sum() / total
             part.backward()
             loss += float(part.detach())
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.weights.values()), config.optimization.clip))
         if math.isfinite(loss) and math.isfinite(norm):
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self._bad = 0
         else:
             self.skipped += 1
@@ -243,11 +233,12 @@ class SFT:
                     f"{self._bad} updates in a row were not finite (loss {loss}, gradient norm {norm}); use a smaller "
                     "lr, or dtype='float32'"
                 )
-        self.optimizer.zero_grad(set_to_none=True)
+        for weight in self.weights.values():
+            weight.grad = None
         return {
             "loss": loss if math.isfinite(loss) else -1.0,
             "gradient_norm": norm if math.isfinite(norm) else -1.0,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "rate": rate,
             "skipped": float(self.skipped),
         }
 
@@ -292,11 +283,11 @@ class SFT:
     def _state(self) -> State:
         tensors = {f"model/{name}": weight for name, weight in self.weights.items()}
         values = {"skipped": self.skipped, "bad": self._bad, "best": self.best if math.isfinite(self.best) else None}
-        return State(self.step, tensors | optimizer_tensors(self.optimizer, self.weights), values)
+        return State(self.step, tensors | optimizer_tensors(self.optimizers, self.weights), values)
 
     def _restore(self, state: State) -> None:
         restore_weights(self.weights, state.tensors)
-        restore_optimizer(self.optimizer, self.weights, state.tensors)
+        restore_optimizers(self.optimizers, self.weights, state.tensors)
         self.step = state.step
         self.skipped, self._bad = int(state.values["skipped"]), int(state.values["bad"])
         best = state.values["best"]
@@ -337,6 +328,7 @@ def _on_terminate(stop: threading.Event) -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     SFT(tyro.cli(SFTConfig, args=arguments, prog="python -m algos.sft")).train()
 

@@ -22,7 +22,7 @@ class NewModel:
 
     hidden: int = 128
     """Width."""
-    layers: int = 4
+    layers: int = 3
     """Blocks of attention and feed-forward."""
     heads: int = 4
     """Attention heads; each has hidden / heads dimensions."""
@@ -34,7 +34,7 @@ class NewModel:
     """Tokens of the tokenizer, which is trained on the environment's text."""
     context: int = 4096
     """Longest conversation in tokens."""
-    text_episodes: int = 1500
+    text_episodes: int = 1000
     """Episodes whose text the tokenizer is trained on, every tool called in each."""
 
     def __post_init__(self) -> None:
@@ -58,7 +58,8 @@ def new_policy(shape: NewModel, envs: RecVectorEnv, seed: int = 0, device: torch
 
 
 def new_model(shape: NewModel, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Qwen3ForCausalLM:
-    """Random weights: normal with deviation 0.02, matrices that write to the residual stream less the deeper it is."""
+    """Random normal weights: embeddings of deviation 0.1, matrices that keep the size of what they multiply, and those
+    that write to the residual stream the smaller the deeper the model is."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden,
@@ -79,7 +80,8 @@ def new_model(shape: NewModel, tokenizer: PreTrainedTokenizerBase, seed: int = 0
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() > 1:
-                deep = name.endswith(("o_proj.weight", "down_proj.weight"))
-                scale = 0.02 / math.sqrt(2 * shape.layers) if deep else 0.02
+                scale = 0.1 if "embed" in name else weight.shape[1] ** -0.5
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    scale /= math.sqrt(2 * shape.layers)
                 weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
     return model
