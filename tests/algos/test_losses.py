@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
 
 import hypothesis.strategies as st
 import pytest
@@ -165,3 +166,27 @@ def test_extreme_ratios_do_not_overflow(now: list[float], data: st.DataObject) -
 def test_clips_that_cannot_be_meant_are_refused(low: float, high: float, level: losses.Level, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         losses.check_clip(low, high, level)
+
+
+def test_metrics_of_a_part_by_hand() -> None:
+    old, moved = vector(-1.0, -1.0, -1.0, -1.0), vector(0.5, -0.5, 0.1, 0.0)
+    part = part_of(old.tolist(), [4])
+    part = replace(part, advantages=vector(1.0, -1.0, -1.0, 1.0), reference=old)
+    ratio = losses.importance_ratio(old + moved, part, "token")
+    metrics = losses.policy_metrics(ratio, old + moved, vector(1.0, 2.0, 3.0, 4.0), part, 0.2, 0.28)
+    found = {name: float(metric[0] / metric[1]) for name, metric in metrics.items()}
+    assert found == {
+        "entropy": pytest.approx(2.5),
+        "clipped_low": pytest.approx(0.25),
+        "clipped_high": pytest.approx(0.25),
+        "sampler_kl": pytest.approx(sum(math.exp(x) - 1 - x for x in moved.tolist()) / 4),
+        "reference_kl": pytest.approx(sum(math.exp(-x) - 1 + x for x in moved.tolist()) / 4),
+    }
+    one_sided = losses.policy_metrics(ratio[:1], (old + moved)[:1], vector(1.0), first_of(part), 0.2, 0.28)
+    assert float(one_sided["clipped_high"][0]) == 1
+    assert float(one_sided["clipped_low"][0]) == 0
+
+
+def first_of(part: Part) -> Part:
+    cut = {field.name: getattr(part, field.name) for field in fields(part)}
+    return Part(**{name: x[:1] if isinstance(x, Tensor) else x for name, x in cut.items()})
