@@ -18,7 +18,7 @@ from benchmarks.page import page
 from benchmarks.records import write_text
 from benchmarks.tables import MARKS, Table, main_table, remarks, supplements
 
-PACKAGES = ("agentrec-env", "gymnasium", "numpy", "scipy", "torch", "lightgbm", "bm25s", "polars")
+PACKAGES = ("agentrec-env", "gymnasium", "numpy", "scipy", "torch", "transformers", "lightgbm", "bm25s", "polars")
 
 NOTES = (
     "Intervals are 95 % paired bootstrap intervals (percentile, 10,000 resamples of tasks, the same for all rows; rows "
