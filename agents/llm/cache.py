@@ -13,15 +13,47 @@ import torch
 from torch import Tensor
 
 
+class Budget:
+    """Bytes that caches may take together.
+
+    Args:
+        limit: None: as many as there are.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._taken = 0
+
+    def take(self, count: int) -> None:
+        """Note that `count` bytes more are taken.
+
+        Raises:
+            torch.OutOfMemoryError: they would be too many; none are noted.
+        """
+        if self._limit is not None and self._taken + count > self._limit:
+            raise torch.OutOfMemoryError(f"{self._taken + count} bytes of keys and values, {self._limit} are planned")
+        self._taken += count
+
+    def give(self, count: int) -> None:
+        """Note that `count` bytes are free again."""
+        self._taken -= count
+
+
 class Pool:
     """Slots of one capacity. Slots [0, len(holders)) are taken, the others spare."""
 
-    def __init__(self, shape: tuple[int, int, int], capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], capacity: int, dtype: torch.dtype, device: torch.device, budget: Budget
+    ) -> None:
         layers, heads, dim = shape
         self.capacity = capacity
         self.holders: list[Hashable] = []
         self.data = torch.zeros(layers, 2, 0, heads, capacity, dim, dtype=dtype, device=device)
         """[layers, 2, slots, heads, capacity, dim]: keys and values."""
+        self.version = 0
+        """Goes up when `data` is another block."""
+        self._budget = budget
+        self._slot = layers * 2 * heads * capacity * dim * self.data.element_size()
 
     def layer(self, number: int) -> tuple[Tensor, Tensor]:
         """Keys and values [slots, heads, capacity, dim] of one layer, as views."""
@@ -30,14 +62,15 @@ class Pool:
 
     def take(self, holder: Hashable) -> int:
         """A slot for `holder`; all slots move to a larger block where none is spare."""
-        slots = self.data.shape[2]
-        if len(self.holders) == slots:
-            # Zeros, not empty: what lies beyond a sequence is multiplied with a probability of 0, and must be finite.
-            larger = self.data.new_zeros(*self.data.shape[:2], max(4, 2 * slots), *self.data.shape[3:])
-            larger[:, :, :slots] = self.data
-            self.data = larger
+        if len(self.holders) == self.data.shape[2]:
+            self._resize(max(4, 2 * len(self.holders)))
         self.holders.append(holder)
         return len(self.holders) - 1
+
+    def trim(self) -> None:
+        """Give spare slots back."""
+        if len(self.holders) < self.data.shape[2]:
+            self._resize(len(self.holders))
 
     def copy(self, source: int, target: int) -> None:
         """Copy slot `source` over slot `target`."""
@@ -50,36 +83,54 @@ class Pool:
         self.data[:, :, other] = kept
         self.holders[one], self.holders[other] = self.holders[other], self.holders[one]
 
+    def _resize(self, slots: int) -> None:
+        """Move to a block of so many slots. For a while there are both."""
+        taken, before = len(self.holders), self.data.shape[2]
+        self._budget.take(slots * self._slot)
+        try:
+            # Zeros, not empty: what lies beyond a sequence is multiplied with a probability of 0, and must be finite.
+            block = self.data.new_zeros(*self.data.shape[:2], slots, *self.data.shape[3:])
+        except RuntimeError:
+            self._budget.give(slots * self._slot)
+            raise
+        block[:, :, :taken] = self.data[:, :, :taken]
+        self.data = block
+        self.version += 1
+        self._budget.give(before * self._slot)
+
 
 class Cache:
     """Sequences by key, each in a slot of the smallest pool that holds it.
 
     Args:
-        shape: layers, key-value heads, dimensions of a head.
-        capacities: of the pools, ascending; the last is the longest sequence there can be.
-        dtype: of the keys and values.
-        device: that they live on.
+        shape: Layers, key-value heads, dimensions of a head.
+        capacities: Of the pools, ascending; the last is the longest sequence there can be.
+        dtype: Of the keys and values.
+        device: That they live on.
+        budget: That they are taken from.
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], capacities: Sequence[int], dtype: torch.dtype, device: torch.device
+        self,
+        shape: tuple[int, int, int],
+        capacities: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+        budget: Budget,
     ) -> None:
-        self.pools = [Pool(shape, capacity, dtype, device) for capacity in capacities]
+        self.pools = [Pool(shape, capacity, dtype, device, budget) for capacity in capacities]
         self._places: dict[Hashable, tuple[Pool, int]] = {}
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._places
 
     def place(self, key: Hashable) -> tuple[Pool, int]:
         """Pool and slot of a sequence; changes when others are added, grown, dropped or arranged."""
         return self._places[key]
 
-    def capacity(self, key: Hashable) -> int:
-        """Tokens that fit where the sequence is; 0 where it has no place yet."""
-        return self._places[key][0].capacity if key in self._places else 0
-
     def reserve(self, key: Hashable, length: int) -> bool:
-        """Make room for `length` tokens of a sequence, keeping what it has; whether anything moved."""
+        """Make room for `length` tokens of a sequence, keeping what it has; whether anything moved.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room; nothing has changed.
+        """
         old = self._places.get(key)
         if old is not None and old[0].capacity >= length:
             return False
@@ -98,6 +149,11 @@ class Cache:
         """Forget a sequence; one that is not there is forgotten already."""
         if key in self._places:
             self._leave(*self._places.pop(key))
+
+    def trim(self) -> None:
+        """Give the memory of spare slots back."""
+        for pool in self.pools:
+            pool.trim()
 
     def arrange(self, keys: Collection[Hashable]) -> list[tuple[Pool, list[Hashable]]]:
         """Bring `keys` to the front of their pools: each pool that has any, and its keys in the order of slots."""

@@ -71,6 +71,8 @@ class Engine:
         device: To compute on. By default that of the model.
         active: At most so many rows are held in memory at once, the others wait their turn; by default all. Halved
             when memory runs out.
+        memory: Bytes for keys and values. By default nine tenths of what is free on a GPU, on a CPU as many as there
+            are.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Engine:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         active: int | None = None,
+        memory: int | None = None,
     ) -> None:
         if rows < 1:
             raise ValueError(f"an engine needs at least one row, got {rows}")
@@ -94,7 +97,7 @@ class Engine:
         self.context = min(context, sampling.max_episode_tokens)
         """Tokens of the longest transcript."""
         self._full: Stop = "context" if context < sampling.max_episode_tokens else "episode_budget"
-        self._decoder: Decoder = make_decoder(model, self.context, dtype, device)
+        self._decoder: Decoder = make_decoder(model, self.context, dtype, device, memory)
         self._stop_ids = frozenset(stop_ids)
         self._finder = StopFinder(tokenizer, stops)
         self._count = rows
@@ -150,7 +153,7 @@ class Engine:
             try:
                 done = self._round(chosen)
             except torch.OutOfMemoryError:
-                self._halve(len(chosen))
+                self._halve(chosen)
         return done
 
     def release(self, row: int) -> None:
@@ -241,14 +244,15 @@ class Engine:
             chosen.append(row)
         return chosen
 
-    def _halve(self, tried: int) -> None:
+    def _halve(self, chosen: Sequence[int]) -> None:
         """Hold half as many rows from now on; the others are read again when it is their turn."""
-        if tried <= 1:
+        tried = len({row for row, state in self._rows.items() if state.read is not None}.union(chosen))
+        if tried == 1:
             raise torch.OutOfMemoryError(
                 "memory does not hold one conversation beside the model: lower max_episode_tokens, or take a smaller "
                 "model or dtype"
             )
-        self._active = max(1, min(self._active, tried) // 2)
+        self._active = tried // 2
         held = [row for row, state in self._rows.items() if state.read is not None]
         running = [row for row in held if self._rows[row].running]
         for row in [*(row for row in held if not self._rows[row].running), *reversed(running)]:
