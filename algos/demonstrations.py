@@ -47,8 +47,8 @@ class Lessons:
     """Learn the answer after each call too, as if it had been the last: several lessons for the price of little more
     than one, as they share their prompt. Whether to answer is learned at the real end alone."""
     prompt: Literal["whole", "numbers", "none"] = "whole"
-    """What the task shows: all; candidates by number without their names; or nothing. Names are most of a prompt, and
-    reading the lists of tools is learned without them in a fraction of the time: for the beginning of a curriculum."""
+    """What the task shows: all; items without their names; or nothing, not even the rules. Those are most of a prompt,
+    and to read the lists of tools is learned without them in a fraction of the time: for first lessons."""
 
     def __post_init__(self) -> None:
         if self.best_of < 1:
@@ -190,11 +190,11 @@ class Demonstrations:
 
 
 def shorten(prompt: str, rules: str, how: Literal["whole", "numbers", "none"]) -> str:
-    """`prompt` with the part before `rules` as `Lessons.prompt` says."""
+    """`prompt`, which ends with `rules`, as `Lessons.prompt` says."""
+    if how == "none":
+        return ""
     body = prompt.removesuffix(rules)
-    if how == "numbers":
-        body = _NAME.sub(lambda found: found[1].rstrip(), body)
-    return ("" if how == "none" else body) + rules if how != "whole" else prompt
+    return prompt if how == "whole" else _NAME.sub(lambda found: found[1].rstrip(), body) + prompt[len(body) :]
 
 
 def _refused(episode: Episode, lessons: Lessons) -> str | None:

@@ -99,7 +99,7 @@ def environment_texts(envs: RecVectorEnv, episodes: int, seed: int = 0) -> Itera
     mask[0] = True
     for _ in range(episodes):
         envs.reset(seed=[int(generator.integers(2**31))] * envs.num_envs, options={"reset_mask": mask})
-        yield session.prompt.removesuffix(rules.text)
+        yield session.prompt
         view = session.view
         names = [title(view.items, int(item)) for item in view.history[-1:]] + ["[1]"]
         for name, tool in rules.tools.items():
@@ -111,7 +111,6 @@ def environment_texts(envs: RecVectorEnv, episodes: int, seed: int = 0) -> Itera
         count = len(view.candidates)
         if count:
             yield render(Ranking(tuple((generator.permutation(count)[:10] + 1).tolist())))
-    yield rules.text
 
 
 def _with_grammar(texts: Iterable[str], numbers: int) -> Iterator[str]:
