@@ -29,6 +29,7 @@ import numpy as np
 import torch
 import tyro
 
+from agentrec_env.data.world import World
 from agentrec_env.scenario import Config as Environment
 from agentrec_env.types import Episode, StopReason
 from agentrec_env.vector import RecVectorEnv
@@ -128,17 +129,19 @@ class SFT:
     Args:
         config: of the run.
         policy: what is trained, in place of what the config says.
+        world: a world in memory, in place of the data and pools of the config.
 
     Raises:
         FileExistsError, FileNotFoundError, ValueError: a folder that does not fit the config; says what to do.
     """
 
-    def __init__(self, config: SFTConfig, policy: Policy | None = None) -> None:
+    def __init__(self, config: SFTConfig, policy: Policy | None = None, world: World | None = None) -> None:
         self.config = config
         record_config(config, config.out, config.resume, _FREE, (METRICS, _CHECKPOINTS))
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        self.envs = RecVectorEnv(config.rows, **_arguments(config.env))
+        self._world = world
+        self.envs = RecVectorEnv(config.rows, world=world, **_arguments(config.env))
         self.policy = policy or self._policy()
         self.chat = Chat(self.policy.tokenizer, self.envs.tool_schemas)
         rules = self.envs.scenario.rules.text
@@ -167,12 +170,12 @@ class SFT:
         """
         config = self.config
         figures: Mapping[str, float] = {}
-        with RunLog(config.out, config.steps, self.step) as log, _on_terminate(self._stop):
+        with RunLog(config.out, config.steps, self.step) as log, _on_terminate(self):
             log.say(
                 f"{sum(w.numel() for w in self.weights.values()):,} weights to train, {config.steps:,} steps of "
                 f"{config.episodes} episodes of {config.teacher!r} on {self.envs.world.protocol}"
             )
-            while self.step < config.steps and not self._stop.is_set():
+            while self.step < config.steps and not self.stopping:
                 begin = time.perf_counter()
                 transcripts = self.demonstrations.batch(self.step, config.episodes)
                 drawn = time.perf_counter()
@@ -201,7 +204,7 @@ class SFT:
                 if self.step % config.checkpoint_every == 0 or last:
                     log.sync()
                     self.checkpoints.save(self._state())
-            if self._stop.is_set():
+            if self.stopping:
                 log.sync()
                 self.checkpoints.save(self._state())
                 log.say(f"stopped after step {self.step:,}; go on with --resume")
@@ -209,6 +212,15 @@ class SFT:
                 self.policy.save(config.out / "model", config.save_dtype)
                 log.say(f"the policy is in {config.out / 'model'}")
         return figures
+
+    def stop(self) -> None:
+        """Ask `train`, from another thread or a signal, to end with a checkpoint at the next safe point."""
+        self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stop.is_set()
 
     def update(self, transcripts: Sequence[Transcript]) -> dict[str, float]:
         """One update from `transcripts`; nothing changes where the loss or its gradient is not finite."""
@@ -249,14 +261,16 @@ class SFT:
             Stopped: the process was asked to stop meanwhile.
         """
         if self._judge is None:
-            envs = RecVectorEnv(self.config.rows, **_arguments(replace(self.config.env, task_split="valid")))
+            envs = RecVectorEnv(
+                self.config.rows, world=self._world, **_arguments(replace(self.config.env, task_split="valid"))
+            )
             count = min(self.config.evaluate_tasks, envs.num_tasks)
             tasks = np.random.default_rng([self.config.seed, 1]).permutation(envs.num_tasks)[:count].tolist()
             self._judge = envs, LLMAgent(policy=self.policy, temperature=0.0, max_episode_tokens=2**31), tasks
         envs, agent, tasks = self._judge
 
         def check(_: Episode) -> None:
-            if self._stop.is_set():
+            if self.stopping:
                 raise Stopped
 
         episodes = play(envs, agent, tasks, self.config.seed, on_episode=check)
@@ -307,16 +321,16 @@ def _sentence(step: int, figures: Mapping[str, float]) -> str:
 
 
 @contextmanager
-def _on_terminate(stop: threading.Event) -> Iterator[None]:
+def _on_terminate(run: SFT) -> Iterator[None]:
     """Have SIGTERM and Ctrl-C ask for a stop at the next safe point; a second Ctrl-C ends the process as usual."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def ask(number: int, _: object) -> None:
-        if number == signal.SIGINT and stop.is_set():
+        if number == signal.SIGINT and run.stopping:
             raise KeyboardInterrupt
-        stop.set()
+        run.stop()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

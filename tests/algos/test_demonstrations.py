@@ -1,0 +1,185 @@
+"""Episodes become transcripts that say the same, and a stream of them depends on seed and step alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from agentrec_env.data.synthetic import make_world
+from agentrec_env.data.world import World
+from agentrec_env.types import Episode, StopReason
+from agentrec_env.vector import RecVectorEnv
+from agents import make, play
+from agents.llm.chat import Chat
+from agents.protocol import Observation
+from agents.teacher import Teacher
+from algos.demonstrations import Demonstrations, Lessons, Scribe, overview
+from tests.agents.llm.conftest import tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+TEACHER = {"ranker": "popularity", "plan": ["score_candidates", "get_item_stats"], "variety": 0.3}
+
+
+@pytest.fixture(scope="module")
+def envs() -> RecVectorEnv:
+    return RecVectorEnv(4, world=World(make_world(num_users=120, num_items=560, seed=1).dataset), task_split="train")
+
+
+@pytest.fixture(scope="module")
+def scribe(envs: RecVectorEnv) -> Scribe:
+    return Scribe(TOKENIZER, Chat(TOKENIZER, envs.tool_schemas), envs.scenario.rules.text)
+
+
+@pytest.fixture(scope="module")
+def episode(envs: RecVectorEnv) -> Episode:
+    return play(envs, Teacher("popularity", TEACHER["plan"], variety=0.0), [3])[0]
+
+
+def said(transcript) -> list[str]:
+    return [TOKENIZER.decode(transcript.ids[turn.start : turn.end]) for turn in transcript.turns]
+
+
+def stream(envs: RecVectorEnv, scribe: Scribe, seed: int = 0, **lessons) -> Demonstrations:
+    return Demonstrations(envs, make("teacher", **TEACHER), scribe, Lessons(**lessons), seed)
+
+
+def same(one, two) -> bool:
+    return len(one) == len(two) and all(np.array_equal(a.ids, b.ids) for a, b in zip(one, two, strict=True))
+
+
+def test_a_transcript_says_what_the_episode_said(scribe: Scribe, episode: Episode, envs: RecVectorEnv):
+    transcript = scribe.transcript(episode)
+    assert said(transcript) == [turn.action for turn in episode.turns]
+    text = TOKENIZER.decode(transcript.ids)
+    for part in (envs.scenario.rules.text, *(turn.observation for turn in episode.turns)):
+        assert part in text
+    assert text.endswith("</answer>")
+    assert 0 < transcript.shared < transcript.prompt < len(transcript)
+    assert not transcript.logprobs.any()
+
+
+def test_the_conversation_is_the_one_that_the_policy_will_have(scribe: Scribe, episode: Episode, envs: RecVectorEnv):
+    chat = Chat(TOKENIZER, envs.tool_schemas)
+    transcript = scribe.transcript(episode)
+    prompt = chat.begin(episode.prompt, envs.scenario.rules.text)
+    assert transcript.ids[: transcript.prompt].tolist() == list(prompt.ids)
+    first, second = transcript.turns[:2]
+    between = chat.observe(episode.turns[0].observation, transcript.ids[first.start : first.end].tolist())
+    assert transcript.ids[first.end : second.start].tolist() == between
+
+
+def test_an_early_answer_is_learned_without_the_decision_to_answer(scribe: Scribe, episode: Episode):
+    whole, early = scribe.transcript(episode), scribe.transcript(episode, calls=1)
+    assert len(early.turns) == 2
+    start = early.turns[1].start
+    assert TOKENIZER.decode(early.ids[:start]).endswith("<answer>\\boxed{[")
+    assert said(early)[1] == episode.turns[-1].action.partition("[")[2]
+    length = whole.turns[1].start
+    assert np.array_equal(early.ids[:length], whole.ids[:length])
+
+
+def test_an_episode_without_an_action_is_refused(scribe: Scribe, episode: Episode):
+    with pytest.raises(ValueError, match="teaches nothing"):
+        scribe.transcript(replace(episode, turns=()))
+
+
+def test_a_batch_depends_on_seed_and_step_alone(envs: RecVectorEnv, scribe: Scribe):
+    one, two = stream(envs, scribe), stream(envs, scribe)
+    later = two.batch(1, 5)
+    assert same(one.batch(0, 5), two.batch(0, 5))
+    assert same(one.batch(1, 5), later)
+    assert not same(one.batch(0, 5), later)
+    assert not same(later, stream(envs, scribe, seed=1).batch(1, 5))
+
+
+def test_tasks_come_once_a_pass_and_candidates_are_fresh(envs: RecVectorEnv, scribe: Scribe):
+    demonstrations = stream(envs, scribe)
+    steps = envs.num_tasks // 10 + 1
+    tasks = [episode.task_index for step in range(steps) for episode in demonstrations.episodes(step, 10)]
+    assert sorted(tasks[: envs.num_tasks]) == list(range(envs.num_tasks))
+    again = Demonstrations(envs, make("popularity"), scribe, seed=0)
+    pools: dict[int, set[tuple[int, ...]]] = {}
+    for step in range(2 * steps):
+        for episode in again.episodes(step, 10):
+            pools.setdefault(episode.task_index, set()).add(episode.candidates)
+    assert {len(found) for found in pools.values() if len(found) > 1} <= {2, 3}
+    assert sum(len(found) > 1 for found in pools.values()) > 0.8 * len(pools)
+
+
+def test_the_truth_can_be_put_first(envs: RecVectorEnv, scribe: Scribe):
+    plain = stream(envs, scribe).episodes(0, 12)
+    told = stream(envs, scribe, truth=1.0).episodes(0, 12)
+    assert all(episode.ranking[0] == episode.target for episode in told)
+    for before, after in zip(plain, told, strict=True):
+        rest = [item for item in before.ranking if item != before.target][:9]
+        assert list(after.ranking[1:]) == rest
+        number = after.candidates.index(after.target) + 1
+        assert after.turns[-1].action.startswith(f"<answer>\\boxed{{[{number}, ")
+        assert after.turns[:-1] == before.turns[:-1] or [t.action for t in after.turns[:-1]] == [
+            t.action for t in before.turns[:-1]
+        ]
+    half = stream(envs, scribe, truth=0.5).episodes(0, 60)
+    assert 15 < sum(episode.ranking[0] == episode.target for episode in half) < 50
+
+
+def test_prompts_can_be_shortened(envs: RecVectorEnv, scribe: Scribe):
+    rules = envs.scenario.rules.text
+    whole = stream(envs, scribe).episodes(0, 3)
+    numbers = stream(envs, scribe, prompt="numbers").episodes(0, 3)
+    for before, after in zip(whole, numbers, strict=True):
+        assert after.prompt.endswith(rules)
+        body = after.prompt.removesuffix(rules)
+        assert "\n1.\n2.\n3." in body
+        assert "\n-\n" in body
+        assert len(body) < 0.5 * len(before.prompt.removesuffix(rules))
+        assert [turn.observation for turn in after.turns] == [turn.observation for turn in before.turns]
+    none = stream(envs, scribe, prompt="none")
+    assert {episode.prompt for episode in none.episodes(0, 3)} == {""}
+    figures = overview(none.batch(0, 3))
+    assert figures["prompt_tokens"] < 0.1 * overview(stream(envs, scribe).batch(0, 3))["prompt_tokens"]
+
+
+def test_early_answers_come_beside_the_whole_episode(envs: RecVectorEnv, scribe: Scribe):
+    episodes = stream(envs, scribe).episodes(0, 6)
+    batch = stream(envs, scribe, early=True).batch(0, 6)
+    assert len(batch) == sum(1 + max(0, episode.calls - 1) for episode in episodes)
+
+
+class Erratic:
+    """Ranks well, badly, or not at all, as its seed has it; `luck` is the share of valid answers."""
+
+    def __init__(self, luck: float) -> None:
+        self.luck = luck
+
+    def reset(self, num_envs: int, seed: int) -> None:
+        self.generator = np.random.default_rng(seed)
+
+    def act(self, observations: list[Observation], rows: list[int]) -> list[str]:
+        answers = []
+        for _ in rows:
+            order = (self.generator.permutation(20) + 1)[:10].tolist()
+            answers.append(f"<answer>{order}</answer>" if self.generator.random() < self.luck else "I do not know")
+        return answers
+
+
+def test_only_valid_and_well_paid_episodes_are_kept(envs: RecVectorEnv, scribe: Scribe):
+    kept = Demonstrations(envs, Erratic(0.5), scribe).episodes(0, 20)
+    assert {episode.stop for episode in kept} == {StopReason.ANSWERED}
+    paid = Demonstrations(envs, Erratic(0.8), scribe, Lessons(above=0.3)).episodes(0, 20)
+    assert min(episode.reward for episode in paid) > 0.3
+    best = Demonstrations(envs, Erratic(0.8), scribe, Lessons(best_of=6)).episodes(0, 40)
+    once = Demonstrations(envs, Erratic(0.8), scribe).episodes(0, 40)
+    assert np.mean([e.reward for e in best]) > np.mean([e.reward for e in once]) + 0.2
+
+
+def test_a_hopeless_teacher_is_given_up(envs: RecVectorEnv, scribe: Scribe):
+    with pytest.raises(RuntimeError, match=r"0 of 4 episodes.*ended as invalid.*another teacher"):
+        Demonstrations(envs, Erratic(0.0), scribe).batch(0, 4)
+
+
+@pytest.mark.parametrize("bad", [{"best_of": 0}, {"truth": 1.5}])
+def test_bad_lessons_are_refused(bad):
+    with pytest.raises(ValueError, match="got"):
+        Lessons(**bad)
