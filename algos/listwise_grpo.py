@@ -167,3 +167,9 @@ class ListwiseGRPO:
             reference = losses.given(part.reference, "reference")
             loss = loss + self.kl_coef * losses.corrected_k3(logprobs, part.old_logprobs, reference)
         return Loss((loss * part.weights).sum(), metrics)
+
+
+if __name__ == "__main__":
+    from algos.command import run
+
+    run(ListwiseGRPO, "algos.listwise_grpo")

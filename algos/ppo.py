@@ -172,3 +172,9 @@ def _explained_variance(returns: Tensor, values: Tensor, total: Total) -> Tensor
     count, first = total(torch.stack([torch.full_like(returns.sum(), float(len(returns))), returns.sum()]))
     variance = (returns - first / count.clamp(min=1)).square().sum()
     return ratio_metric(variance - (returns - values).square().sum(), variance)
+
+
+if __name__ == "__main__":
+    from algos.command import run
+
+    run(PPO, "algos.ppo")

@@ -1,0 +1,82 @@
+"""How much memory a run needs, before it is begun, and how much it has taken."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from agents.llm.likelihood import CHUNK_ELEMENTS
+from agents.llm.policy import Policy
+from algos.algorithm import Algorithm
+from algos.training import Training
+
+STATES = 24
+"""States of the model's width that training keeps for each token and layer (norms, residuals, projections; counted in
+transformers' Qwen3 and Llama layers), beside three of the width of the feed-forward layer."""
+
+
+def needed(policy: Policy, algorithm: Algorithm, training: Training[Any]) -> dict[str, float]:
+    """GiB by purpose, an upper estimate: it takes all rows to reach their last token at once."""
+    config = policy.core.config.get_text_config()
+    trained = sum(w.numel() * w.element_size() for w in policy.trainable().values())
+    weights = sum(w.numel() * w.element_size() for w in policy.parameters())
+    gpu = policy.device.type == "cuda"
+    sampler = (2 if gpu and training.dtype != "float32" else 4 if training.dtype != "bfloat16" else 2) / 4
+    size = 2 if training.dtype != "float32" else 4
+    layers = config.num_hidden_layers
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row = 2 * layers * heads * width * 4 * sampler
+    layer = (STATES * config.hidden_size + 3 * getattr(config, "intermediate_size", 4 * config.hidden_size)) * size
+    kept = layers * config.hidden_size * size + layer if training.gradient_checkpointing else layers * layer
+    parameters = sum(w.numel() for w in policy.model.parameters())
+    bytes_by_purpose = {
+        "weights": weights,
+        "gradients": trained,
+        "optimizer": 2 * trained,
+        "reference": trained if algorithm.uses_reference and not policy.adapted else 0,
+        "sampler's weights": parameters * 4 * sampler,
+        "sampler's keys and values": row * training.rows * min(training.max_episode_tokens, policy.context),
+        "activations": kept * training.micro_tokens,
+        "logits": 3 * 4 * CHUNK_ELEMENTS,
+    }
+    return {purpose: count / 2**30 for purpose, count in bytes_by_purpose.items() if count}
+
+
+def available(device: torch.device) -> float | None:
+    """GiB that are free; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 2**30
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def peak_memory(device: torch.device) -> float:
+    """GiB at most so far: on a GPU of tensors, else of the process; 0 where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def table(purposes: Mapping[str, float], free: float | None) -> str:
+    """The estimate in lines."""
+    lines = [f"  {purpose:<28}{gib:8.2f} GiB" for purpose, gib in purposes.items()]
+    total = sum(purposes.values())
+    lines.append(f"  {'at most':<28}{total:8.2f} GiB" + ("" if free is None else f" of {free:.2f} GiB free"))
+    if free is not None and total > free:
+        lines.append(
+            "  That may not fit: lower --micro-tokens or --rows, set --gradient-checkpointing, or train an adapter "
+            "(--lora-rank 16)"
+        )
+    return "\n".join(lines)
