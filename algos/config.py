@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from algos.muon import Muon
+
 CONFIG = "config.json"
 
 
@@ -58,11 +60,7 @@ class Optimization:
         return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
     def optimizers(self, weights: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
-        """One or two optimizers that have each of `weights` once; `set_rate` before each step.
-
-        Raises:
-            ImportError: this torch has no Muon.
-        """
+        """One or two optimizers that have each of `weights` once; `set_rate` before each step."""
         inner = {
             name: w for name, w in weights.items() if self.method == "muon" and w.dim() == 2 and "embed" not in name
         }
@@ -76,20 +74,16 @@ class Optimization:
         if groups:
             made.append(torch.optim.AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2)))
         if inner:
-            if not hasattr(torch.optim, "Muon"):
-                raise ImportError(f"torch {torch.__version__} has no Muon; take torch 2.9 or newer, or method='adamw'")
-            # The decay is what AdamW would apply: Muon's rate is larger.
+            # Both decay by the same share of a weight: Muon's rate is larger.
             decay = self.weight_decay * self.lr / self.matrix_lr
-            made.append(
-                torch.optim.Muon(list(inner.values()), lr=self.matrix_lr, weight_decay=decay, adjust_lr_fn="original")
-            )
+            made.append(Muon(inner.values(), lr=self.matrix_lr, weight_decay=decay))
         return made
 
     def set_rate(self, optimizers: Sequence[torch.optim.Optimizer], step: int, steps: int) -> float:
         """Set the learning rates of `step`; the share of the highest ones that they are."""
         share = self.schedule(step, steps)
         for optimizer in optimizers:
-            highest = self.matrix_lr if type(optimizer).__name__ == "Muon" else self.lr
+            highest = self.matrix_lr if isinstance(optimizer, Muon) else self.lr
             for group in optimizer.param_groups:
                 group["lr"] = highest * share
         return share
