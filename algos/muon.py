@@ -1,8 +1,8 @@
 """Muon: momentum whose update is made orthogonal, for the matrices inside a model (Jordan et al., 2024).
 
-torch's own computes in bfloat16, which CPUs without such arithmetic do ten times slower than float32: a small model then
-waits longer for its optimizer than for its gradient (.62 s against .03 s a step with a million weights on one core). This
-one computes in float32 on a CPU, and takes matrices of one shape together.
+torch's own computes in bfloat16, which CPUs without such arithmetic do ten times slower than float32: a small model
+then waits longer for its optimizer than for its gradient (.62 s against .03 s a step with a million weights on one
+core). This one computes in float32 on a CPU, and takes matrices of one shape together.
 """
 
 from __future__ import annotations
