@@ -25,7 +25,7 @@ from agents.llm.engine import Engine
 from agents.llm.sampling import Sampling
 from benchmarks.speed.workload import SCRIPT, SHAPES, Plan, Workload, look, scripted_model
 
-CERTAIN = 12.0
+CERTAIN = 16.0
 WEAK = 0.6
 """Certainty at which a token of the script has a probability of about 0.1: log-probabilities that say something."""
 

@@ -249,7 +249,7 @@ def scripted_model(
     shape: Shape,
     workload: Workload,
     *,
-    certainty: float = 12.0,
+    certainty: float = 16.0,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
@@ -263,7 +263,7 @@ def scripted_model(
     Args:
         shape: The architecture; its last MLP must be at least as wide as the script.
         workload: Has the script.
-        certainty: Weight of the last norm. At 12 no other token is ever sampled at temperature 1; at 1 and below
+        certainty: Weight of the last norm. At 16 no other token is ever sampled at temperature 1; at 1 and below
             the next token is only the likeliest one, and its log-probability tells contexts apart.
         seed: Of the weights, made on the CPU in float32 whatever `dtype` and `device` are.
         dtype: Of the weights.
@@ -298,7 +298,7 @@ def scripted_model(
         mlp.gate_proj.weight[:rows] = now.to(dtype)
         # An embedding in the stream has length hidden**0.5 after the norm: its own row gives hidden, made 1 here.
         mlp.up_proj.weight[:rows] = (now / hidden).to(dtype)
-        mlp.down_proj.weight[:, :rows] = (1.6 * following - now).T.to(dtype)
+        mlp.down_proj.weight[:, :rows] = (2.5 * following - now).T.to(dtype)
         model.model.norm.weight.fill_(certainty)
     model.tie_weights()
     return model
