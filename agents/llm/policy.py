@@ -266,7 +266,7 @@ class Policy(nn.Module):
         """[N, E]: the decoder's states that predict the scored tokens."""
         window = getattr(self.core.config.get_text_config(), "sliding_window", None)
         if self.shares and (window is None or longest(pack.spans) <= window):
-            return self.decode(pack.ids, pack.positions, pack.spans)[pack.source]
+            return self.decode(pack.ids, pack.positions, pack.spans).index_select(0, pack.source)
         rows = [torch.cat([pack.ids[start:stop] for start, stop in row]) for row in pack.rows]
         # Padding stands behind each row, where nothing that is read attends to it.
         states = self.decode(nn.utils.rnn.pad_sequence(rows, batch_first=True))
