@@ -181,7 +181,7 @@ class SFT:
                 drawn = time.perf_counter()
                 metrics = self.update(transcripts)
                 ended = time.perf_counter()
-                figures = metrics | overview(transcripts)
+                figures = {**metrics, **overview(transcripts)}
                 timings = {
                     "seconds/teacher": drawn - begin,
                     "seconds/update": ended - drawn,

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from agentrec_env.vector import RecVectorEnv
@@ -54,7 +55,8 @@ def new_policy(shape: NewModel, envs: RecVectorEnv, seed: int = 0, device: torch
         device: of the weights.
     """
     tokenizer = train_tokenizer(environment_texts(envs, shape.text_episodes, seed), shape.vocabulary)
-    return Policy(new_model(shape, tokenizer, seed).to(device), tokenizer)
+    model: nn.Module = new_model(shape, tokenizer, seed)
+    return Policy(model.to(device), tokenizer)
 
 
 def new_model(shape: NewModel, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Qwen3ForCausalLM:
