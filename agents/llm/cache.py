@@ -8,6 +8,7 @@ the hole that another leaves.
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -62,15 +63,20 @@ class Pool:
 
     def take(self, holder: Hashable) -> int:
         """A slot for `holder`; all slots move to a larger block where none is spare."""
-        if len(self.holders) == self.data.shape[2]:
-            self._resize(max(4, 2 * len(self.holders)))
+        taken = len(self.holders)
+        if taken == self.data.shape[2]:
+            try:
+                self._resize(max(4, 2 * taken))
+            except torch.OutOfMemoryError:
+                self._resize(taken + 1)
         self.holders.append(holder)
         return len(self.holders) - 1
 
     def trim(self) -> None:
-        """Give spare slots back."""
+        """Give spare slots back, as far as there is room to move the others."""
         if len(self.holders) < self.data.shape[2]:
-            self._resize(len(self.holders))
+            with suppress(torch.OutOfMemoryError):
+                self._resize(len(self.holders))
 
     def copy(self, source: int, target: int) -> None:
         """Copy slot `source` over slot `target`."""

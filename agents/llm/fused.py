@@ -25,6 +25,10 @@ _HEADS_KEPT = 4
 """Heads of prompts kept for later prompts; an environment has one."""
 
 
+_SPARE = 1
+"""Tokens of its slot that a row never fills: a step writes there for rows of the batch that only pause."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Sizes that suit a device; what is computed is the same for all."""
@@ -101,7 +105,7 @@ class FusedDecoder:
         budget = Budget(self._memory)
         shape = (len(weights.layers), weights.kv_heads, weights.head_dim)
         self._prompts, self._own = (
-            Cache(shape, _ladder(first, self._length), self._dtype, self._device, budget)
+            Cache(shape, _ladder(first, self._length + _SPARE), self._dtype, self._device, budget)
             for first in (layout.prompt, layout.own)
         )
         graphs = Graphs() if layout.graphs else None
@@ -131,7 +135,8 @@ class FusedDecoder:
 
     @torch.inference_mode()
     def feed(self, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> Tensor:
-        self._reserve(self._own, ((row, self._past[row] + len(more)) for row, more in zip(rows, ids, strict=True)))
+        lengths = [self._past[row] + len(more) + _SPARE for row, more in zip(rows, ids, strict=True)]
+        self._reserve(self._own, zip(rows, lengths, strict=True))
         if all(len(more) == 1 for more in ids):
             if self._plan is None or self._plan.rows != tuple(rows):
                 self._plan = self._stepper.plan(rows, self._prompt, self._offset)

@@ -163,17 +163,16 @@ class Stepper:
         Args:
             plan: A plan that holds.
             ids: The token of each row.
-            past: How many tokens each row has after its prompt, for these rows and all that paused.
+            past: How many tokens each row has after its prompt, for these rows and all that pause; fewer than fit.
         """
         device = plan.order.device
         rows = set(plan.rows)
-        # A row that only fills up writes where its next token will be written over it.
+        # A row that only fills up writes behind its end, where its next token will be written over it.
         lengths: IntArray = np.array([0 if row is None else past[row] for row in plan.batch])
         own = []
         for pool, part in plan.pools:
             active = [int(lengths[place]) for place in range(part.start, part.stop) if plan.batch[place] in rows]
             longest = self._longest(max(active) + 1, pool)
-            lengths[part] = np.minimum(lengths[part], pool.capacity - 1)
             ragged = min(active) + 1 < longest
             own.append(_Own(pool, pool.version, part.start, part.stop - part.start, longest, ragged))
         tokens = [ids[row] if row is not None and row in rows else 0 for row in plan.batch]
