@@ -78,8 +78,9 @@ class Teacher:
 
     def bind(self, envs: RecVectorEnv) -> None:
         """Learn which tools there are, and bind the ranker."""
-        if hasattr(self.ranker, "bind"):
-            self.ranker.bind(envs)
+        bind = getattr(self.ranker, "bind", None)
+        if bind is not None:
+            bind(envs)
         self._max_calls = envs.scenario.rules.max_calls
         self._tools = {}
         for schema in envs.tool_schemas:

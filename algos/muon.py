@@ -69,7 +69,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrices: Tensor) -> Tensor:
     """float [N, R, C]: near U V' of each matrix U S V', by a Newton-Schulz iteration; singular values are .7 to 1.2."""
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.to(torch.float32 if matrices.device.type == "cpu" else torch.bfloat16)
+    x: Tensor = matrices.to(torch.float32 if matrices.device.type == "cpu" else torch.bfloat16)
     x = x.mT if tall else x
     x = x / (torch.linalg.matrix_norm(x.float())[:, None, None].to(x.dtype) + 1e-7)
     a, b, c = _COEFFICIENTS

@@ -76,7 +76,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096, numbers: int =
     tokenizer.train_from_iterator(_with_grammar(texts, numbers), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in ADDED])
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=SPECIAL[0],
         eos_token=SPECIAL[2],
