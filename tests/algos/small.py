@@ -1,6 +1,6 @@
 """A training run of a second: a policy that knows a few habits, in a world of a few users.
 
-    python -m tests.algos.small '{"out": "…", "steps": 6, "resume": false}'
+python -m tests.algos.small '{"out": "…", "steps": 6, "resume": false}'
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ import json
 import os
 import signal
 import sys
-import threading
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from agentrec_env.data.world import World
 from agentrec_env.scenario import Config
+from agents.llm.agent import LLMAgent
 from agents.llm.policy import Policy
+from algos import checkpoint
 from algos.config import Optimization
 from algos.distributed import Ranks, joined
 from algos.learner import Learner
@@ -62,23 +66,99 @@ def settings(algorithm: Any, out: Path, **changes: Any) -> Training[Any]:
 
 def learner(training: Training[Any], ranks: Ranks | None = None) -> Learner:
     """A run of the puppet, which has a value head where the algorithm asks for one."""
-    policy = puppet(HABITS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the puppet leaves to chance what has no part in its habits
+        policy = puppet(HABITS)
     if training.algorithm.uses_values:
         policy = Policy(policy.model, policy.tokenizer, value_head=True)
     world = World(random_dataset(), num_candidates=5, history_length=3)
     return Learner(training, policy, world, ranks)
 
 
+def moments(learner: Learner, at: int | None, number: int) -> Callable[[], int]:
+    """Have this process get signal `number` at the `at`-th moment; how many moments there were.
+
+    A moment is a turn of the agent, an optimizer step, the half of a file of a checkpoint, a rename, or a sync: all
+    places at which what is on the disk changes, or between which it does.
+    """
+    count = 0
+
+    def moment() -> None:
+        nonlocal count
+        count += 1
+        if count == at:
+            os.kill(os.getpid(), number)
+
+    def before(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            moment()
+            return real(*args, **kwargs)
+
+        setattr(owner, name, wrapped)
+
+    def write(path: Path, content: bytes) -> None:
+        path.write_bytes(content[: len(content) // 2])
+        moment()
+        path.write_bytes(content)
+
+    before(os, "rename")
+    before(os, "replace")
+    before(os, "fsync")
+    before(LLMAgent, "recv")
+    for optimizer in learner.updater.optimizers:
+        before(optimizer, "step")
+    checkpoint._write = write
+    return lambda: count
+
+
+def attempt(training: Training[Any], at: int | None = None, number: int = signal.SIGKILL) -> int:
+    """Train in a process of its own, as far as it gets; how many moments there were, or 0 where it was killed."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            run = learner(training)
+            count = moments(run, at, number)
+            run.train()
+            os.write(writer, str(count()).encode())
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - a forked child must end here, whatever happened
+            traceback.print_exc()
+            os._exit(1)
+    os.close(writer)
+    status = os.waitpid(child, 0)[1]
+    with os.fdopen(reader) as file:
+        told = file.read()
+    if status not in (0, signal.SIGKILL):
+        raise RuntimeError(f"the run failed with status {status}")
+    return int(told or 0)
+
+
 def main() -> None:
-    """Train as the JSON in the first argument says; `kill_after`: seconds until SIGKILL."""
+    """Train as the JSON in the first argument says; as ranks of torchrun do, where its variables are set.
+
+    With `kills`, a number, the run in `out` is killed so often, at random moments, and compared with nothing: that is
+    the caller's part. Every third time it is asked to stop instead. It must not be in a process that computes.
+    """
     changes = json.loads(sys.argv[1])
     algorithm = {"grpo": ListwiseGRPO(groups=4, group_size=4), "ppo": PPO(groups=8, epochs=2, minibatches=2)}
     torch.set_num_threads(1)
-    if (seconds := changes.pop("kill_after", None)) is not None:
-        threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-    chosen = algorithm[changes.pop("algorithm", "grpo")]
-    with joined("cpu") as ranks:
-        learner(settings(chosen, Path(changes.pop("out")), **changes), ranks).train()
+    chosen, out, kills = algorithm[changes.pop("algorithm", "grpo")], changes.pop("out"), changes.pop("kills", None)
+    if kills is None:
+        with joined("cpu") as ranks:
+            learner(settings(chosen, Path(out), **changes), ranks).train()
+        return
+    whole = attempt(settings(chosen, Path(out) / "whole", **changes))
+    draw = np.random.default_rng(changes.get("seed", 0))
+    resume, cut = False, settings(chosen, Path(out) / "cut", **changes)
+    for kill in range(kills):
+        at = int(draw.integers(1, max(2, whole * 2 // 3)))
+        attempt(replace(cut, resume=resume), at, signal.SIGTERM if kill % 3 == 1 else signal.SIGKILL)
+        print(f"killed at moment {at} of {whole}, checkpoints {[*(cut.out / 'checkpoints').glob('step-*')]}")
+        resume = (cut.out / "config.json").is_file()
+    attempt(replace(cut, resume=resume))
 
 
 if __name__ == "__main__":

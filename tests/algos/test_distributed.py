@@ -1,0 +1,123 @@
+"""Two processes that talk by gloo learn what one process learns."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from agents.llm.policy import Policy
+from algos.batch import Batch
+from algos.distributed import Ranks, joined
+from algos.listwise_grpo import ListwiseGRPO
+from algos.ppo import PPO
+from algos.tally import Tally
+from algos.update import Updater
+from tests.agents.llm.conftest import tiny_model, tiny_tokenizer
+from tests.algos.batches import random_transcript
+from tests.algos.small import learner, settings
+
+ALGORITHMS = {
+    "grpo": ListwiseGRPO(groups=4, group_size=3, epochs=2, minibatches=2),
+    "ppo": PPO(groups=4, group_size=3, epochs=2, minibatches=2),
+}
+REWARDS = [1.0, 0.5, -1.0, 0.3, 0.3, 0.3, 0.1, 0.631, -0.5, -1.0, -1.0, -1.0]
+"""Of four groups of three. With two ranks, the second has those that teach nothing."""
+
+
+def ranks(module: str, *arguments: str, size: int = 2) -> None:
+    """Run a module as torchrun does."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = []
+    for rank in range(size):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = os.environ | {name: str(value) for name, value in place.items()} | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", module, *arguments]
+        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    try:
+        told = [process.communicate(timeout=200)[0].decode() for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert all(process.returncode == 0 for process in started), "\n".join(told)
+
+
+def update(algorithm: str, folder: Path, processes: Ranks) -> None:
+    """Two updates from made-up transcripts; leaves weights and figures in `folder`."""
+    chosen = ALGORITHMS[algorithm]
+    policy = Policy(tiny_model(), tiny_tokenizer(), value_head=chosen.uses_values)
+    updater = Updater(policy, chosen, settings(chosen, folder), processes)
+    start = {name: weight.detach().clone() for name, weight in updater.weights.items()}
+    generator = np.random.default_rng(0)
+    transcripts = [random_transcript(generator) for _ in REWARDS]
+    groups = np.repeat(np.arange(4), 3)
+    mine = np.flatnonzero(groups % processes.size == processes.rank).tolist()
+    batch = Batch.of([transcripts[i] for i in mine], [REWARDS[i] for i in mine], groups[mine].tolist())
+    tally = Tally()
+    for step in range(2):
+        tally.join(updater.update(batch, 4, step))
+    figures = tally.over(processes).means()
+    if processes.first:
+        (folder / f"{processes.size}.json").write_text(json.dumps(figures))
+        save_file(
+            {name: weight.detach() - start[name] for name, weight in updater.weights.items()},
+            folder / f"{processes.size}.safetensors",
+        )
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_two_processes_make_the_update_of_one(tmp_path: Path, algorithm: str) -> None:
+    ranks("tests.algos.test_distributed", algorithm, str(tmp_path))
+    update(algorithm, tmp_path, Ranks())
+    one, two = (load_file(tmp_path / f"{size}.safetensors") for size in (1, 2))
+    assert one.keys() == two.keys()
+    moved = torch.cat([one[name].flatten() for name in one])
+    apart = torch.cat([(two[name] - one[name]).flatten() for name in one])
+    assert float(moved.abs().max()) > 1e-3
+    assert float(apart.norm() / moved.norm()) < 1e-3
+    figures = [json.loads((tmp_path / f"{size}.json").read_text()) for size in (1, 2)]
+    assert figures[0].keys() == figures[1].keys()
+    for name in figures[0]:
+        assert figures[1][name] == pytest.approx(figures[0][name], rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:
+    chosen: dict[str, Any] = {"steps": 2, "evaluate_tasks": 5}
+    ranks("tests.algos.small", json.dumps(chosen | {"out": str(tmp_path / "two")}))
+    learner(settings(ListwiseGRPO(groups=4, group_size=4), tmp_path / "one", **chosen)).train()
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 4
+    for here, there in zip(one, two, strict=True):
+        assert here.keys() == there.keys()
+        np.testing.assert_allclose(list(here.values()), list(there.values()), rtol=1e-3, atol=1e-4)
+
+
+def test_one_process_talks_to_nobody() -> None:
+    with joined("cpu") as alone:
+        assert alone.first
+        assert alone.any(True)
+        assert not alone.any(False)
+        assert alone.gather("x") == ["x"]
+        x = torch.ones(2)
+        assert alone.total(x) is x
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with joined("cpu") as these:
+        update(sys.argv[1], Path(sys.argv[2]), these)
