@@ -22,8 +22,9 @@ def run(algorithm: type[Any], name: str, arguments: Sequence[str] | None = None)
         name: Of its module.
         arguments: Of the command line; None: those of the process.
     """
-    logging.getLogger("bm25s").setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)  # of the handler: bm25s sets its own logger to tell all
+    logging.basicConfig(handlers=[handler], format="%(levelname)s: %(message)s")
     training: Training[Any] = tyro.cli(Training[algorithm], args=arguments, prog=f"python -m {name}")  # type: ignore[valid-type]
     with joined(training.device) as ranks:
         learner = Learner(training, ranks=ranks)

@@ -15,6 +15,7 @@ from the seed and the number of the step.
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -73,6 +74,9 @@ class Learner:
         self.ranks = ranks or Ranks()
         if self.ranks.first and not training.dry_run:
             record_config(training, training.out, training.resume, FREE, (METRICS, CHECKPOINTS))
+            for rest in training.out.glob(".*-????????"):  # of a policy that was being saved when a process was killed
+                if rest.name.startswith((".best-", ".model-")):
+                    shutil.rmtree(rest, ignore_errors=True)
         if training.threads is not None:
             torch.set_num_threads(training.threads)
         self.envs = _environment(training, training.env.task_split, world)

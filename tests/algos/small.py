@@ -154,9 +154,9 @@ def main() -> None:
     draw = np.random.default_rng(changes.get("seed", 0))
     resume, cut = False, settings(chosen, Path(out) / "cut", **changes)
     for kill in range(kills):
-        at = int(draw.integers(1, max(2, whole * 2 // 3)))
+        at = int(draw.integers(whole // 16, whole // 4 + 2))
         attempt(replace(cut, resume=resume), at, signal.SIGTERM if kill % 3 == 1 else signal.SIGKILL)
-        print(f"killed at moment {at} of {whole}, checkpoints {[*(cut.out / 'checkpoints').glob('step-*')]}")
+        print(f"killed at moment {at} of {whole}: {sorted(p.name for p in (cut.out / 'checkpoints').glob('*'))}")
         resume = (cut.out / "config.json").is_file()
     attempt(replace(cut, resume=resume))
 

@@ -109,8 +109,9 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 def test_killed_at_many_moments_it_is_the_same_run(tmp_path: Path, algorithm: str) -> None:
-    small_run(out=str(tmp_path), steps=4, evaluate_tasks=4, kills=20, algorithm=algorithm)
+    small_run(out=str(tmp_path), steps=10, evaluate_every=5, evaluate_tasks=4, kills=20, algorithm=algorithm)
     same_runs(tmp_path / "whole", tmp_path / "cut")
+    assert not [*(tmp_path / "cut").glob(".best*"), *(tmp_path / "cut").glob(".model*")]
 
 
 def test_it_stops_when_asked_and_goes_on(tmp_path: Path) -> None:
