@@ -1,4 +1,4 @@
-"""Training algorithms for recommender agents: list-wise GRPO, PPR, PPO and their learner.
+"""Training algorithms for recommender agents: supervised warm start, list-wise GRPO, PPO, and the learner they share.
 
-Empty for now: the environment and the agents that this package trains come first, and it imports from both.
+`algos.learner` owns the loop, `algos.algorithm` says what it asks of an algorithm.
 """
