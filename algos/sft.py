@@ -16,11 +16,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +28,7 @@ import tyro
 
 from agentrec_env.data.world import World
 from agentrec_env.scenario import Config as Environment
-from agentrec_env.types import Episode, StopReason
+from agentrec_env.types import StopReason
 from agentrec_env.vector import RecVectorEnv
 from agents.llm.agent import LLMAgent
 from agents.llm.chat import Chat
@@ -45,6 +42,7 @@ from agents.protocol import make
 from algos.checkpoint import Checkpoints, State, optimizer_tensors, restore_optimizers, restore_weights
 from algos.config import Optimization, record_config
 from algos.demonstrations import Demonstrations, Lessons, Scribe, overview
+from algos.interrupt import Interrupt, Stopped
 from algos.runlog import METRICS, RunLog
 
 MAX_BAD_STEPS = 10
@@ -119,10 +117,6 @@ class SFTConfig:
             raise ValueError(f"teacher_args is a JSON object; got {self.teacher_args!r}")
 
 
-class Stopped(Exception):
-    """The process was asked to stop."""
-
-
 class SFT:
     """One run. Make it, then `train`.
 
@@ -158,69 +152,53 @@ class SFT:
         self.best = -math.inf
         """Best N@10 on valid tasks so far."""
         self._judge: tuple[RecVectorEnv, LLMAgent, list[int]] | None = None
-        self._stop = threading.Event()
+        self._interrupt = Interrupt()
         if config.resume and self.checkpoints.steps():
             self._restore(self.checkpoints.load())
 
     def train(self) -> Mapping[str, float]:
-        """Run to the end, or until the process is asked to stop; the figures of the last evaluation.
+        """Run to the end, or until the process is asked to stop; the figures of the last step and evaluation.
 
         Raises:
             RuntimeError: losses are not finite again and again.
         """
         config = self.config
         figures: Mapping[str, float] = {}
-        with RunLog(config.out, config.steps, self.step) as log, _on_terminate(self):
+        with RunLog(config.out, config.steps, self.step) as log, self._interrupt:
             log.say(
                 f"{sum(w.numel() for w in self.weights.values()):,} weights to train, {config.steps:,} steps of "
                 f"{config.episodes} episodes of {config.teacher!r} on {self.envs.world.protocol}"
             )
-            while self.step < config.steps and not self.stopping:
-                begin = time.perf_counter()
-                transcripts = self.demonstrations.batch(self.step, config.episodes)
-                drawn = time.perf_counter()
-                metrics = self.update(transcripts)
-                ended = time.perf_counter()
-                figures = {**metrics, **overview(transcripts)}
-                timings = {
-                    "seconds/teacher": drawn - begin,
-                    "seconds/update": ended - drawn,
-                    "tokens_per_second": sum(map(len, transcripts)) / (ended - begin),
-                }
-                log.log(self.step, figures, timings)
-                log.advance(self.step, f"loss {metrics['loss']:.3f}, {timings['tokens_per_second']:,.0f} tokens/s")
-                self.step += 1
-                last = self.step == config.steps
-                if config.evaluate_every and (self.step % config.evaluate_every == 0 or last):
+            judged: dict[str, float] = {}
+            while True:
+                if self._due():
                     try:
-                        figures = self.evaluate()
+                        judged = self.evaluate()
                     except Stopped:
                         break
-                    log.log(self.step - 1, figures)
-                    log.say(_sentence(self.step, figures))
-                    if figures["valid/ndcg@10"] > self.best:
-                        self.best = figures["valid/ndcg@10"]
+                    log.log(self.step, judged)
+                    log.say(_sentence(self.step, judged))
+                    if judged["valid/ndcg@10"] > self.best:
+                        self.best = judged["valid/ndcg@10"]
                         self.policy.save(config.out / "best", config.save_dtype)
-                if self.step % config.checkpoint_every == 0 or last:
+                if self.step == config.steps or self._interrupt.asked:
+                    break
+                figures = self._advance(log)
+                if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                     log.sync()
                     self.checkpoints.save(self._state())
-            if self.stopping:
+            if self._interrupt.asked:
                 log.sync()
                 self.checkpoints.save(self._state())
                 log.say(f"stopped after step {self.step:,}; go on with --resume")
             else:
                 self.policy.save(config.out / "model", config.save_dtype)
                 log.say(f"the policy is in {config.out / 'model'}")
-        return figures
+        return {**figures, **judged}
 
     def stop(self) -> None:
         """Ask `train`, from another thread or a signal, to end with a checkpoint at the next safe point."""
-        self._stop.set()
-
-    @property
-    def stopping(self) -> bool:
-        """Whether it was asked to stop."""
-        return self._stop.is_set()
+        self._interrupt.ask()
 
     def update(self, transcripts: Sequence[Transcript]) -> dict[str, float]:
         """One update from `transcripts`; nothing changes where the loss or its gradient is not finite."""
@@ -268,12 +246,7 @@ class SFT:
             tasks = np.random.default_rng([self.config.seed, 1]).permutation(envs.num_tasks)[:count].tolist()
             self._judge = envs, LLMAgent(policy=self.policy, temperature=0.0, max_episode_tokens=2**31), tasks
         envs, agent, tasks = self._judge
-
-        def check(_: Episode) -> None:
-            if self.stopping:
-                raise Stopped
-
-        episodes = play(envs, agent, tasks, self.config.seed, on_episode=check)
+        episodes = play(envs, agent, tasks, self.config.seed, on_episode=self._interrupt.check)
         count = len(episodes)
         return {
             "valid/ndcg@10": sum(episode.metrics["ndcg@10"] for episode in episodes) / count,
@@ -282,6 +255,28 @@ class SFT:
             "valid/reward": sum(episode.reward for episode in episodes) / count,
             "valid/calls": sum(episode.calls for episode in episodes) / count,
         }
+
+    def _advance(self, log: RunLog) -> dict[str, float]:
+        """One step; its figures."""
+        begin = time.perf_counter()
+        transcripts = self.demonstrations.batch(self.step, self.config.episodes)
+        drawn = time.perf_counter()
+        figures = {**self.update(transcripts), **overview(transcripts)}
+        ended = time.perf_counter()
+        timings = {
+            "seconds/teacher": drawn - begin,
+            "seconds/update": ended - drawn,
+            "tokens_per_second": sum(map(len, transcripts)) / (ended - begin),
+        }
+        log.log(self.step, figures, timings)
+        log.advance(self.step, f"loss {figures['loss']:.3f}, {timings['tokens_per_second']:,.0f} tokens/s")
+        self.step += 1
+        return figures
+
+    def _due(self) -> bool:
+        """Whether the policy is to be judged now."""
+        every = self.config.evaluate_every
+        return bool(every) and self.step > 0 and (self.step % every == 0 or self.step == self.config.steps)
 
     def _policy(self) -> Policy:
         config = self.config
@@ -318,26 +313,6 @@ def _sentence(step: int, figures: Mapping[str, float]) -> str:
         f"after step {step:,}, valid tasks: N@10 {figures['valid/ndcg@10']:.3f}, hit@1 {figures['valid/hit@1']:.3f}, "
         f"answered {100 * figures['valid/answered']:.1f} %, {figures['valid/calls']:.1f} calls"
     )
-
-
-@contextmanager
-def _on_terminate(run: SFT) -> Iterator[None]:
-    """Have SIGTERM and Ctrl-C ask for a stop at the next safe point; a second Ctrl-C ends the process as usual."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(number: int, _: object) -> None:
-        if number == signal.SIGINT and run.stopping:
-            raise KeyboardInterrupt
-        run.stop()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
