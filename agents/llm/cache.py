@@ -78,6 +78,11 @@ class Pool:
             with suppress(torch.OutOfMemoryError):
                 self._resize(len(self.holders))
 
+    def clear(self) -> None:
+        """Forget all holders; the slots are kept."""
+        self.holders.clear()
+        self.data.zero_()
+
     def copy(self, source: int, target: int) -> None:
         """Copy slot `source` over slot `target`."""
         self.data[:, :, target] = self.data[:, :, source]
@@ -155,6 +160,12 @@ class Cache:
         """Forget a sequence; one that is not there is forgotten already."""
         if key in self._places:
             self._leave(*self._places.pop(key))
+
+    def clear(self) -> None:
+        """Forget all sequences; their memory is kept for others."""
+        self._places.clear()
+        for pool in self.pools:
+            pool.clear()
 
     def trim(self) -> None:
         """Give the memory of spare slots back."""

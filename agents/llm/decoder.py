@@ -40,6 +40,9 @@ class Decoder(Protocol):
     def refresh(self) -> None:
         """Take over changed weights of the model. All conversations are forgotten."""
 
+    def free(self) -> None:
+        """Forget all conversations and give their memory back."""
+
 
 def make_decoder(
     model: Any,

@@ -167,6 +167,12 @@ class Engine:
             state.read = None
         self._decoder.refresh()
 
+    def free(self) -> None:
+        """Give the memory of keys and values back, before training say. Rows that go on afterwards are read again."""
+        for state in self._rows.values():
+            state.read = None
+        self._decoder.free()
+
     def _round(self, rows: Sequence[int]) -> list[Generation]:
         """Let the decoder read what `rows` have that it has not, and sample one token for each of them."""
         # Stops as soon as a turn has ended, so that no turn is lost where memory runs out in what follows.

@@ -7,7 +7,7 @@ length decode together, and what they are told is read at once for all that wait
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ _HEADS_KEPT = 4
 """Heads of prompts kept for later prompts; an environment has one."""
 
 
+_LONGEST = 1024
+"""Tokens of one sequence whose attention is computed at once."""
 _SPARE = 1
 """Tokens of its slot that a row never fills: a step writes there for rows of the batch that only pause."""
 
@@ -88,28 +90,39 @@ class FusedDecoder:
         self._model = model
         self._network = Network(Weights.read(model, length, dtype, device))
         self._layout = layout or (CUDA if device.type == "cuda" else CPU)
-        self._length = length
         self._dtype = dtype
         self._device = device
         if memory is None and device.type == "cuda":
             memory = int(0.9 * torch.cuda.mem_get_info(device)[0])
-        self._memory = memory
+        weights, budget = self._network.weights, Budget(memory)
+        shape = (len(weights.layers), weights.kv_heads, weights.head_dim)
+        self._prompts, self._own = (
+            Cache(shape, _ladder(first, length + _SPARE), dtype, device, budget)
+            for first in (self._layout.prompt, self._layout.own)
+        )
+        self._graphs = Graphs() if self._layout.graphs else None
+        self._stepper = Stepper(self._network, self._own, self._prompts, self._layout.rounding, self._graphs)
+        self._ahead = torch.zeros(0, 0, dtype=dtype, device=device)
         self._forget()
 
+    @torch.inference_mode()
     def refresh(self) -> None:
         self._network.weights.refresh(self._model)
         self._forget()
 
+    @torch.inference_mode()
+    def free(self) -> None:
+        self._forget()
+        self._own.trim()
+        self._prompts.trim()
+        if self._graphs is not None:
+            self._graphs.clear()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _forget(self) -> None:
-        weights, layout = self._network.weights, self._layout
-        budget = Budget(self._memory)
-        shape = (len(weights.layers), weights.kv_heads, weights.head_dim)
-        self._prompts, self._own = (
-            Cache(shape, _ladder(first, self._length + _SPARE), self._dtype, self._device, budget)
-            for first in (layout.prompt, layout.own)
-        )
-        graphs = Graphs() if layout.graphs else None
-        self._stepper = Stepper(self._network, self._own, self._prompts, layout.rounding, graphs)
+        self._own.clear()
+        self._prompts.clear()
         self._plan: Plan | None = None
         self._count = 0
         self._heads: dict[tuple[int, ...], int] = {}
@@ -219,15 +232,20 @@ class FusedDecoder:
 
     def _extend(self, segments: Sequence[_Segment]) -> Tensor:
         """Append many tokens to each of N sequences; float32 [N, V] logits after the last of each."""
-        pieces: list[list[_Segment]] = []
-        left = 0
+        pieces: list[list[_Segment]] = [[]]
+        lasts = []
+        left = self._layout.piece
         for segment in segments:
-            if len(segment.ids) > left:
-                pieces.append([])
-                left = self._layout.piece
-            pieces[-1].append(segment)
-            left -= len(segment.ids)
-        return self._network.logits(torch.cat([self._extend_piece(piece) for piece in pieces]))
+            for start in range(0, len(segment.ids), _LONGEST):
+                ids = segment.ids[start : start + _LONGEST]
+                if len(ids) > left and pieces[-1]:
+                    pieces.append([])
+                    left = self._layout.piece
+                pieces[-1].append(replace(segment, ids=ids, past=segment.past + start))
+                left -= len(ids)
+            lasts.append(sum(map(len, pieces)) - 1)
+        hidden = torch.cat([self._extend_piece(piece) for piece in pieces])
+        return self._network.logits(hidden[torch.tensor(lasts, device=self._device)])
 
     def _extend_piece(self, segments: Sequence[_Segment]) -> Tensor:
         """[N, E]: hidden states after the last token of each of N segments."""
@@ -251,8 +269,12 @@ class FusedDecoder:
         """[new, past + new]: −inf where a new token would look ahead, 0 elsewhere; None where nothing is past."""
         if past == 0:
             return None
-        ahead = torch.ones(new, past + new, dtype=torch.bool, device=self._device).triu_(past + 1)
-        return torch.zeros(ahead.shape, dtype=self._dtype, device=self._device).masked_fill_(ahead, -torch.inf)
+        rows, columns = self._ahead.shape[0], self._ahead.shape[1] - self._ahead.shape[0]
+        if new > rows or past > columns:
+            rows, columns = max(rows, new + -new % 64), max(columns, past + -past % 256)
+            ahead = self._ahead.new_full((rows, rows), -torch.inf).triu_(1)
+            self._ahead = torch.cat([ahead.new_zeros(rows, columns), ahead], dim=1)
+        return self._ahead[:new, columns - past : columns + new]
 
     def _attend(
         self, number: int, segment: _Segment, mask: Tensor | None, query: Tensor, key: Tensor, value: Tensor

@@ -72,6 +72,9 @@ class PlainDecoder:
     def refresh(self) -> None:
         self._rows.clear()
 
+    def free(self) -> None:
+        self._rows.clear()
+
     def _cache_is_right(self) -> bool:
         ids = probe(self._model)
         whole = logits_after(self._model, ids)
