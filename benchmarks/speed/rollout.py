@@ -30,6 +30,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -66,18 +67,21 @@ class Player:
         """What was asked for.
 
         Args:
-            word: "play": seconds of a rollout; "warm": of one of one group; "agree": the largest difference of
-                log-probabilities, None where there are none; "split": seconds by part, ceilings, and what was reached.
+            word: "play": seconds and processor seconds of a rollout; "warm": of one of one group; "agree": the largest
+                difference of log-probabilities, None where there are none; "split": seconds by part, ceilings, and what
+                was reached.
         """
         if word == "split":
             return self._split()
         rows = self._setup.plan.members if word == "warm" else self._setup.plan.rows
+        used = time.process_time()
         played = self._contender.play(rows)
+        used = time.process_time() - used
         wrong = sum(a != b for a, b in zip(played.transcripts, self._expected[:rows], strict=True))
         if wrong:
             raise RuntimeError(f"{wrong} of {rows} transcripts are not what the script says")
         if word != "agree":
-            return played.seconds
+            return played.seconds, used
         return None if played.logprobs is None else self._difference(played.logprobs)
 
     def _difference(self, logprobs: Sequence[Sequence[float]]) -> float:
@@ -132,16 +136,20 @@ class Result:
     """Largest, between our engine and the model's own forward pass."""
     seconds: Mapping[str, Sequence[float]]
     """By contender, round by round."""
+    processor: Mapping[str, Sequence[float]]
+    """Seconds of all cores; they depend less on what else the machine does."""
     memory: Mapping[str, Memory]
     split: Mapping[str, Any]
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
         table = {name: {"seconds": spread(values), "rounds": list(values)} for name, values in self.seconds.items()}
-        for name, ratio in ratios(self.seconds, OURS).items():
-            table[name]["times_ours"] = ratio
+        for key, clock in (("times_ours", self.seconds), ("processor_times_ours", self.processor)):
+            for name, ratio in ratios(clock, OURS).items():
+                table[name][key] = ratio
         for name, values in self.seconds.items():
             table[name]["sampled_tokens_per_s"] = spread(self.sampled / value for value in values)
+            table[name]["processor_seconds"] = spread(self.processor[name])
             table[name]["memory"] = asdict(self.memory[name])
         return {
             "size": self.size,
@@ -157,15 +165,16 @@ class Result:
         lines = [
             f"{self.size}: {self.parameters:,} parameters, {self.rows} conversations, {self.sampled:,} sampled tokens; "
             f"log-probabilities to within {self.logprob_difference:.1e}",
-            f"  {'':26}{'seconds':>26}{'times ours':>22}{'tokens/s':>12}{'peak MB':>10}{'before':>9}",
+            f"  {'':26}{'seconds':>26}{'times ours':>22}{'processor':>12}{'tokens/s':>12}{'peak MB':>10}{'before':>9}",
         ]
-        known = ratios(self.seconds, OURS)
+        known, processor = ratios(self.seconds, OURS), ratios(self.processor, OURS)
         for name, values in self.seconds.items():
             ratio = cell(known[name]) if name in known else ""
+            used = f"{processor[name]['median']:.2f}" if name in known else ""
             speed = spread(self.sampled / value for value in values)["median"]
             memory = self.memory[name]
             lines.append(
-                f"  {name:26}{cell(spread(values)):>26}{ratio:>22}{speed:12,.0f}{memory.peak_mb:10,.0f}"
+                f"  {name:26}{cell(spread(values)):>26}{ratio:>22}{used:>12}{speed:12,.0f}{memory.peak_mb:10,.0f}"
                 f"{memory.before_mb:9,.0f}" + (f"  GPU {memory.device_mb:,.0f}" if memory.device_mb else "")
             )
         seconds, reached = self.split["seconds"], self.split["reached"]
@@ -192,8 +201,14 @@ def compare(setup: Setup, names: Sequence[str], rounds: int, threads: int) -> Re
         raise SystemExit(f"our log-probabilities differ from the model's by {difference:.2e}, over {TOLERANCE}")
 
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    processor: dict[str, list[float]] = {name: [] for name in names}
     memory: dict[str, Memory] = {}
     split: dict[str, Any] = {}
+
+    def play(name: str, worker: Worker) -> None:
+        taken, used = worker.work("play")
+        seconds[name].append(taken)
+        processor[name].append(used)
 
     def finish(name: str, worker: Worker) -> None:
         memory[name] = worker.memory()
@@ -207,13 +222,15 @@ def compare(setup: Setup, names: Sequence[str], rounds: int, threads: int) -> Re
                 worker.work("warm")
             for _ in range(rounds):
                 for name, worker in workers.items():
-                    seconds[name].append(worker.work("play"))
+                    play(name, worker)
             for name, worker in workers.items():
                 finish(name, worker)
     else:
         for name in names:
             with Worker(Player, (name, setup), threads) as worker:
-                seconds[name] = [worker.work("play") for _ in range(rounds + 1)][1:]
+                worker.work("play")
+                for _ in range(rounds):
+                    play(name, worker)
                 finish(name, worker)
     shape, plan = SHAPES[setup.size], setup.plan
     return Result(
@@ -223,6 +240,7 @@ def compare(setup: Setup, names: Sequence[str], rounds: int, threads: int) -> Re
         sampled=plan.rows * (plan.turns + 1) * len(SCRIPT),
         logprob_difference=difference,
         seconds=seconds,
+        processor=processor,
         memory=memory,
         split=split,
     )

@@ -157,10 +157,11 @@ def test_a_failing_contender_says_why() -> None:
 @pytest.mark.timeout(900)
 def test_the_rollout_script_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "rollout.json"
-    rollout.main([*TINY, "--size", "tiny", "--rounds", "2", "--threads", "1", "--out", str(out)])
+    base = [*TINY, "--size", "tiny", "--rounds", "2", "--threads", "1", "--out", str(out)]
+    rollout.main([*base, "--contenders", "generate-cached", "trl"])
     record = json.loads(out.read_text())
     contenders = record["results"][0]["contenders"]
-    peers = [name for name in CONTENDERS if name != "trl" or find_spec("trl")]
+    peers = ["ours", "generate-cached", *(["trl"] if find_spec("trl") else [])]
     assert list(contenders) == peers == record["settings"]["contenders"]
     assert all(len(row["rounds"]) == 2 and row["memory"]["peak_mb"] > 0 for row in contenders.values())
     assert "times_ours" not in contenders["ours"]
