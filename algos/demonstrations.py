@@ -27,6 +27,8 @@ from agents.protocol import TOP, Agent
 
 _TAGS = tuple(f"<{slash}{tag}>" for tag in ("think", "tool_call", "answer") for slash in ("", "/"))
 _NAME = re.compile(r"^(- |\d+\. ).*$", re.MULTILINE)
+_NAMED = 2**32 - 2
+"""Marks the random numbers of `Lessons.early`."""
 _MAX_ROUNDS = 20
 """Rounds of play without one episode worth keeping after which a teacher is given up."""
 
@@ -44,8 +46,10 @@ class Lessons:
     truth: float = 0.0
     """Share of episodes in which the answer names the item that was truly chosen first, then the teacher's list."""
     early: bool = False
-    """Learn the answer after each call too, as if it had been the last: several lessons for the price of little more
-    than one, as they share their prompt. Whether to answer is learned at the real end alone."""
+    """Learn the answer after each call too, as if it had been the last, each time going on from a few numbers that
+    somebody else might have named: several lessons for the price of little more than one, as they share their prompt.
+    From its own answers alone a policy learns the k-th best candidate; from these, the best that is not named yet, and
+    so to name none twice. Whether to answer is learned at the real end alone."""
     prompt: Literal["whole", "numbers", "none"] = "whole"
     """What the task shows: all; items without their names; or nothing, not even the rules. Those are most of a prompt,
     and to read the lists of tools is learned without them in a fraction of the time: for first lessons."""
@@ -71,13 +75,8 @@ class Scribe:
         self._chat = chat
         self._rules = rules
 
-    def transcript(self, episode: Episode, calls: int | None = None) -> Transcript:
+    def transcript(self, episode: Episode) -> Transcript:
         """The episode with its actions as sampled tokens, their log-probabilities 0 (unknown).
-
-        Args:
-            episode: with at least one turn.
-            calls: Give the answer after so many turns with calls, fewer than there were, with its beginning as if it
-                had been shown; None: the episode as it was.
 
         Raises:
             ValueError: an episode without turns.
@@ -86,21 +85,41 @@ class Scribe:
             raise ValueError(
                 f"task {episode.task_index}: an episode without an action teaches nothing ({episode.error})"
             )
+        writer = self._begin(episode, len(episode.turns) - 1)
+        ids = self._ids(episode.turns[-1].action)
+        writer.sampled(ids, [0.0] * len(ids), "stop")
+        return writer.freeze()
+
+    def continuation(self, episode: Episode, calls: int, named: Sequence[int] = ()) -> Transcript:
+        """The answer alone, after the first `calls` turns and as if its beginning had been shown.
+
+        Args:
+            episode: that ends with a list of candidate numbers.
+            calls: how many turns come before the answer.
+            named: places in the pool (0-based) that the answer names first, whatever the episode says; its own order
+                goes on from there.
+        """
+        numbers = {item: number for number, item in enumerate(episode.candidates)}
+        rest = [numbers[item] for item in episode.ranking if numbers[item] not in named]
+        answer = render(Ranking(tuple(place + 1 for place in [*named, *rest][: len(episode.ranking)])))
+        at = answer.index("[") + 1
+        for _ in named:
+            at = answer.index(" ", at) + 1
+        writer = self._begin(episode, calls)
+        writer.observed(self._ids(answer[:at]))
+        ids = self._ids(answer[at:])
+        writer.sampled(ids, [0.0] * len(ids), "stop")
+        return writer.freeze()
+
+    def _begin(self, episode: Episode, turns: int) -> TranscriptWriter:
+        """The prompt and the first `turns` turns with what they brought."""
         prompt: Prompt = self._chat.begin(episode.prompt, self._rules)
         writer = TranscriptWriter(prompt)
-        *before, last = episode.turns
-        for turn in before if calls is None else before[:calls]:
+        for turn in episode.turns[:turns]:
             ids = self._ids(turn.action)
             writer.sampled(ids, [0.0] * len(ids), "stop")
             writer.observed(self._chat.observe(turn.observation, ids))
-        shown, _, answer = "", "", last.action
-        if calls is not None:
-            head, bracket, answer = last.action.rpartition("[")
-            shown = head + bracket
-        writer.observed(self._ids(shown))
-        ids = self._ids(answer)
-        writer.sampled(ids, [0.0] * len(ids), "stop")
-        return writer.freeze()
+        return writer
 
     def _ids(self, text: str) -> list[int]:
         return self._encoder.encode(self._encoder.content(text, _TAGS))
@@ -139,11 +158,15 @@ class Demonstrations:
         Raises:
             RuntimeError: the teacher gives no episode worth keeping.
         """
+        generator = np.random.default_rng([self._seed, step, _NAMED])
         transcripts = []
         for episode in self.episodes(step, count):
             transcripts.append(self._scribe.transcript(episode))
-            if self.lessons.early:
-                transcripts += [self._scribe.transcript(episode, calls) for calls in range(1, len(episode.turns) - 1)]
+            if self.lessons.early and len(episode.candidates) > 2 and episode.ranking:
+                transcripts += [
+                    self._scribe.continuation(episode, calls, _named(episode, generator))
+                    for calls in range(1, len(episode.turns))
+                ]
         return transcripts
 
     def episodes(self, step: int, count: int) -> list[Episode]:
@@ -224,6 +247,15 @@ def _corrected(episode: Episode) -> Episode:
     answer = thought[0] + thought[1] + render(Ranking(tuple(numbers[item] for item in order)))
     turns: Sequence[Turn] = (*episode.turns[:-1], replace(last, action=answer))
     return replace(episode, turns=tuple(turns), ranking=tuple(order))
+
+
+def _named(episode: Episode, generator: np.random.Generator) -> tuple[int, ...]:
+    """Places in the pool that an answer might have named first: none to all but one, better ones more often."""
+    numbers = {item: number for number, item in enumerate(episode.candidates)}
+    likely = np.full(len(episode.candidates), 1.5 * len(episode.ranking))
+    likely[[numbers[item] for item in episode.ranking]] = np.arange(len(episode.ranking))
+    order = np.argsort(likely + 6 * generator.gumbel(size=len(likely)))
+    return tuple(order[: int(generator.integers(len(episode.ranking)))].tolist())
 
 
 def overview(transcripts: Sequence[Transcript]) -> Mapping[str, float]:

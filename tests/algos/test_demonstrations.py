@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -70,14 +71,23 @@ def test_the_conversation_is_the_one_that_the_policy_will_have(scribe: Scribe, e
     assert transcript.ids[first.end : second.start].tolist() == between
 
 
-def test_an_early_answer_is_learned_without_the_decision_to_answer(scribe: Scribe, episode: Episode):
-    whole, early = scribe.transcript(episode), scribe.transcript(episode, calls=1)
+def test_an_answer_can_be_gone_on_with_from_any_beginning(scribe: Scribe, episode: Episode):
+    whole, early = scribe.transcript(episode), scribe.continuation(episode, 1)
     assert len(early.turns) == 2
     start = early.turns[1].start
     assert TOKENIZER.decode(early.ids[:start]).endswith("<answer>\\boxed{[")
     assert said(early)[1] == episode.turns[-1].action.partition("[")[2]
     length = whole.turns[1].start
     assert np.array_equal(early.ids[:length], whole.ids[:length])
+
+    ranked = [episode.candidates.index(item) for item in episode.ranking]
+    outside = next(place for place in range(20) if place not in ranked)
+    named = (ranked[2], outside)
+    given = scribe.continuation(episode, 2, named)
+    start = given.turns[-1].start
+    assert TOKENIZER.decode(given.ids[:start]).endswith(f"<answer>\\boxed{{[{ranked[2] + 1}, {outside + 1}, ")
+    rest = [place + 1 for place in ranked if place not in named][:8]
+    assert said(given)[-1] == f"{', '.join(map(str, rest))}]}}</answer>"
 
 
 def test_an_episode_without_an_action_is_refused(scribe: Scribe, episode: Episode):
@@ -144,7 +154,12 @@ def test_prompts_can_be_shortened(envs: RecVectorEnv, scribe: Scribe):
 def test_early_answers_come_beside_the_whole_episode(envs: RecVectorEnv, scribe: Scribe):
     episodes = stream(envs, scribe).episodes(0, 6)
     batch = stream(envs, scribe, early=True).batch(0, 6)
-    assert len(batch) == sum(1 + max(0, episode.calls - 1) for episode in episodes)
+    assert len(batch) == sum(1 + episode.calls for episode in episodes)
+    assert same(batch, stream(envs, scribe, early=True).batch(0, 6))
+    for transcript in batch:
+        text = TOKENIZER.decode(transcript.ids)
+        numbers = re.findall(r"\d+", text[text.rindex("[") :])
+        assert len(set(numbers)) == len(numbers) == 10
 
 
 class Erratic:
