@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Models and data of tests are tiny: threads that wait for one another would take longer than the work, and pytest runs
+# a process on each core already. Before torch and numpy are imported, and for every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

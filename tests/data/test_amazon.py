@@ -351,11 +351,11 @@ def json_gzip(record: dict[str, Any]) -> bytes:
     [
         (b"", "empty"),
         (b"\n \n", "holds no text"),
-        (gzip.compress(b""), "holds no text once decompressed"),
+        (gzip.compress(b"", mtime=0), "holds no text once decompressed"),
         (b"PK\x03\x04whatever", "zip archive: unpack"),
         (b"\x28\xb5\x2f\xfd....", "zstd"),
         (b"<!DOCTYPE html><html>Not found</html>", "web page"),
-        (gzip.compress(b"  <html>"), "web page"),
+        (gzip.compress(b"  <html>", mtime=0), "web page"),
         ('{"user_id": 1}'.encode("utf-16"), "UTF-16"),
         (b"[\n{}\n]", "no known format"),
         (b'{"a": 1}\n', "Known formats:\n  amazon-2014-reviews"),
