@@ -126,6 +126,9 @@ class _Clocked:
     def refresh(self) -> None:
         self._decoder.refresh()
 
+    def free(self) -> None:
+        self._decoder.free()
+
 
 class Ours(_Base):
     """`agents.llm.engine.Engine`. Taking over changed weights is in the time, as it is needed once a training step."""
