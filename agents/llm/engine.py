@@ -8,6 +8,7 @@ and read again later, which is how the engine goes on when memory runs out.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -140,6 +141,7 @@ class Engine:
         Raises:
             RuntimeError: no row is in a turn.
             torch.OutOfMemoryError: not even one row fits.
+            FloatingPointError: the model gives no finite logits.
         """
         if not any(state.running for state in self._rows.values()):
             raise RuntimeError("no row is in a turn: call begin or extend first")
@@ -207,7 +209,13 @@ class Engine:
         places = torch.tensor([len(state.prompt.ids) + len(state.ids) for state in states], device=logits.device)
         drawn, logprobs = choose(logits, self.sampling, uniform(seeds, places))
         ids: IntArray = drawn.cpu().numpy()
-        for state, token, logprob in zip(states, ids.tolist(), logprobs.tolist(), strict=True):
+        known = logprobs.tolist()
+        if any(map(math.isnan, known)):
+            raise FloatingPointError(
+                "the model's logits are not finite, so no token can be sampled: its weights may have diverged in "
+                "training, or overflow in this dtype"
+            )
+        for state, token, logprob in zip(states, ids.tolist(), known, strict=True):
             state.ids.append(token)
             state.logprobs.append(logprob)
         closing = set(self._finder.candidates(ids))

@@ -61,7 +61,7 @@ def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor
 
     Returns:
         ids int64 [N], and float32 [N]: log_softmax(logits / temperature)[id] over all tokens, whatever top-p is; at
-        temperature 0, where the likeliest token is taken, those at temperature 1.
+        temperature 0, where the likeliest token is taken, those at temperature 1. nan where a logit is nan or +inf.
     """
     if sampling.temperature == 0:
         best, ids = logits.max(dim=-1)
@@ -74,7 +74,7 @@ def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor
     total = cumulated[:, -1:]
     # Strictly below the total, so that the first place above it exists and has a probability above 0.
     mark = torch.minimum(uniforms[:, None].to(total.dtype) * total, torch.nextafter(total, torch.zeros_like(total)))
-    ids = torch.searchsorted(cumulated, mark, right=True)
+    ids = torch.searchsorted(cumulated, mark, right=True).clamp_(max=logits.shape[-1] - 1)  # beyond it for nan
     logprobs = shifted.gather(1, ids) - weights.sum(dim=-1, keepdim=True).log()
     return ids[:, 0], logprobs[:, 0]
 

@@ -378,6 +378,27 @@ def test_a_memory_too_small_for_all_rows_serves_them_in_turn_and_one_too_small_f
         engine.run()
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_weights_that_are_not_finite_are_an_error_until_they_are_replaced(temperature: float) -> None:
+    model = tiny_model()
+    engine = make_engine(model, 2, temperature=temperature)
+    engine.begin([0, 1], [prompt_of(0)] * 2, [1, 2])
+    right = [generation.ids.tolist() for generation in engine.run()]
+    weight = model.model.layers[1].mlp.down_proj.weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight.fill_(torch.nan)
+    engine.refresh()
+    engine.begin([0, 1], [prompt_of(0)] * 2, [1, 2])
+    with pytest.raises(FloatingPointError, match="not finite"):
+        engine.run()
+    with torch.no_grad():
+        weight.copy_(kept)
+    engine.refresh()
+    engine.begin([0, 1], [prompt_of(0)] * 2, [1, 2])
+    assert [generation.ids.tolist() for generation in engine.run()] == right
+
+
 @pytest.mark.gpu
 def test_bfloat16_on_a_gpu_samples_by_its_own_logprobs() -> None:
     if not torch.cuda.is_available():
