@@ -177,16 +177,17 @@ def always(observation: Observation) -> str:
     return "<answer>[3, 1, 2]</answer>"
 
 
+@pytest.mark.slow
 def test_it_learns_to_answer(tmp_path: Path, world: World, start: str):
     settings = config(
         tmp_path,
         start,
         teacher=f"{__name__}:always",
         teacher_args="{}",
-        steps=50,
-        evaluate_every=50,
+        steps=200,
+        evaluate_every=200,
         evaluate_tasks=12,
-        checkpoint_every=50,
+        checkpoint_every=200,
         lessons=Lessons(),
         optimization=Optimization(method="muon", lr=1e-2, warmup=5),
     )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from agentrec_env.data.synthetic import make_world
 from agentrec_env.data.world import World
 from agentrec_env.vector import RecVectorEnv
+from agents.llm import tokenizer as tokenizer_module
 from agents.llm.chat import Chat
 from agents.llm.tokenizer import ADDED, SPECIAL, environment_texts, train_tokenizer
+
+EMBEDDED = Path(tokenizer_module.__file__).parent / "tiny"
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +69,23 @@ def test_any_text_comes_back(tokenizer: PreTrainedTokenizerFast, text: str):
     )
 
 
-def test_its_chat_template_only_appends_and_the_rules_are_few_tokens(
-    tokenizer: PreTrainedTokenizerFast, envs: RecVectorEnv
-):
+def test_its_chat_template_only_appends(tokenizer: PreTrainedTokenizerFast, envs: RecVectorEnv):
     chat = Chat(tokenizer, envs.tool_schemas)
     assert chat.preserving
     assert not chat.shows_tools
     envs.reset(seed=0)
     prompt = chat.begin(envs.session(0).prompt, envs.scenario.rules.text)
-    assert 100 < prompt.shared < 300
+    assert 100 < prompt.shared < len(prompt.ids)
     assert len(tokenizer) <= 1024
     known = tokenizer.get_vocab()
     assert all(token in known for token in (*SPECIAL, *ADDED))
+
+
+def test_the_rules_are_few_tokens_of_the_embedded_tokenizer(envs: RecVectorEnv):
+    chat = Chat(AutoTokenizer.from_pretrained(EMBEDDED), envs.tool_schemas)
+    envs.reset(seed=0)
+    prompt = chat.begin(envs.session(0).prompt, envs.scenario.rules.text)
+    assert 100 < prompt.shared < 300
 
 
 def test_equal_text_gives_equal_tokenizers(envs: RecVectorEnv):
