@@ -142,7 +142,13 @@ class Ours(_Base):
             max_episode_tokens=plan.longest,
         )
         self.engine = Engine(
-            self.model, self.workload.tokenizer, plan.rows, sampling, stop_ids=[self.workload.end], stops=()
+            self.model,
+            self.workload.tokenizer,
+            plan.rows,
+            sampling,
+            stop_ids=[self.workload.end],
+            stops=(),
+            dtype=getattr(torch, setup.dtype),
         )
 
     def play(self, rows: int | None = None) -> Played:

@@ -28,6 +28,7 @@ decoding and set against what the device was measured to do at best.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import time
@@ -120,7 +121,11 @@ class Agreement:
 
     def __call__(self, name: str) -> Any:
         """The largest difference of log-probabilities; None where the contender has none."""
-        return Player(name, self._setup)("agree")
+        difference = Player(name, self._setup)("agree")
+        gc.collect()  # the next contender wants the GPU's memory
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return difference
 
 
 @dataclass(frozen=True)
