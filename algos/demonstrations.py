@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from agentrec_env.actions import render
 from agentrec_env.types import Episode, Ranking, StopReason, Turn
 from agentrec_env.vector import RecVectorEnv
-from agents.llm.chat import Chat, Prompt
+from agents.llm.chat import Chat
 from agents.llm.encoder import Encoder
 from agents.llm.transcript import Transcript, TranscriptWriter
 from agents.play import play
@@ -45,9 +45,9 @@ class Lessons:
     """Play each task so many times (same candidates, another seed of the agent) and keep the best-paid episode."""
     truth: float = 0.0
     """Share of episodes in which the answer names the item that was truly chosen first, then the teacher's list."""
-    early: bool = False
-    """Learn the answer after each call too, as if it had been the last, each time going on from a few numbers that
-    somebody else might have named: several lessons for the price of little more than one, as they share their prompt.
+    early: int = 0
+    """Learn so many answers after each call too, as if it had been the last, each going on from a few numbers that
+    somebody else might have named: many lessons for the price of little more than one, as they share their prompt.
     From its own answers alone a policy learns the k-th best candidate; from these, the best that is not named yet, and
     so to name none twice. Whether to answer is learned at the real end alone."""
     prompt: Literal["whole", "numbers", "none"] = "whole"
@@ -57,6 +57,8 @@ class Lessons:
     def __post_init__(self) -> None:
         if self.best_of < 1:
             raise ValueError(f"best_of is how often a task is played, at least 1; got {self.best_of}")
+        if self.early < 0:
+            raise ValueError(f"early is a number of answers after each call, at least 0; got {self.early}")
         if not 0 <= self.truth <= 1:
             raise ValueError(f"truth is a share of the episodes, 0 to 1; got {self.truth}")
 
@@ -85,7 +87,11 @@ class Scribe:
             raise ValueError(
                 f"task {episode.task_index}: an episode without an action teaches nothing ({episode.error})"
             )
-        writer = self._begin(episode, len(episode.turns) - 1)
+        writer = TranscriptWriter(self._chat.begin(episode.prompt, self._rules))
+        for turn in episode.turns[:-1]:
+            ids = self._ids(turn.action)
+            writer.sampled(ids, [0.0] * len(ids), "stop")
+            writer.observed(self._chat.observe(turn.observation, ids))
         ids = self._ids(episode.turns[-1].action)
         writer.sampled(ids, [0.0] * len(ids), "stop")
         return writer.freeze()
@@ -105,21 +111,14 @@ class Scribe:
         at = answer.index("[") + 1
         for _ in named:
             at = answer.index(" ", at) + 1
-        writer = self._begin(episode, calls)
+        writer = TranscriptWriter(self._chat.begin(episode.prompt, self._rules))
+        for turn in episode.turns[:calls]:
+            ids = self._ids(turn.action)
+            writer.observed([*ids, *self._chat.observe(turn.observation, ids)])
         writer.observed(self._ids(answer[:at]))
         ids = self._ids(answer[at:])
         writer.sampled(ids, [0.0] * len(ids), "stop")
         return writer.freeze()
-
-    def _begin(self, episode: Episode, turns: int) -> TranscriptWriter:
-        """The prompt and the first `turns` turns with what they brought."""
-        prompt: Prompt = self._chat.begin(episode.prompt, self._rules)
-        writer = TranscriptWriter(prompt)
-        for turn in episode.turns[:turns]:
-            ids = self._ids(turn.action)
-            writer.sampled(ids, [0.0] * len(ids), "stop")
-            writer.observed(self._chat.observe(turn.observation, ids))
-        return writer
 
     def _ids(self, text: str) -> list[int]:
         return self._encoder.encode(self._encoder.content(text, _TAGS))
@@ -162,10 +161,11 @@ class Demonstrations:
         transcripts = []
         for episode in self.episodes(step, count):
             transcripts.append(self._scribe.transcript(episode))
-            if self.lessons.early and len(episode.candidates) > 2 and episode.ranking:
+            if len(episode.candidates) > 2 and episode.ranking:
                 transcripts += [
                     self._scribe.continuation(episode, calls, _named(episode, generator))
                     for calls in range(1, len(episode.turns))
+                    for _ in range(self.lessons.early)
                 ]
         return transcripts
 

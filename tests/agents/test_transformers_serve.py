@@ -154,7 +154,7 @@ def test_what_a_random_model_says_ends_every_episode(shop: World, tmp_path: Path
 @pytest.mark.parametrize("native", [False, True])
 def test_the_embedded_model_behind_a_server(shop: World, tmp_path: Path, native: bool) -> None:
     with transformers_serve(TINY, tmp_path / "log") as url:
-        agent = Endpoint(url, str(TINY), native_tools=native, temperature=0)
+        agent = Endpoint(url, str(TINY), native_tools=native, temperature=0, max_turn_tokens=80)
         episodes = play(RecVectorEnv(4, world=shop, task_split="test"), agent, range(12))
     answered = [episode.stop == StopReason.ANSWERED for episode in episodes]
     assert sum(answered) >= 11, [episode.error for episode in episodes]

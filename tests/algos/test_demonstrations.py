@@ -73,10 +73,10 @@ def test_the_conversation_is_the_one_that_the_policy_will_have(scribe: Scribe, e
 
 def test_an_answer_can_be_gone_on_with_from_any_beginning(scribe: Scribe, episode: Episode):
     whole, early = scribe.transcript(episode), scribe.continuation(episode, 1)
-    assert len(early.turns) == 2
-    start = early.turns[1].start
+    (turn,) = early.turns  # the call is shown, not learned
+    start = turn.start
     assert TOKENIZER.decode(early.ids[:start]).endswith("<answer>\\boxed{[")
-    assert said(early)[1] == episode.turns[-1].action.partition("[")[2]
+    assert said(early)[0] == episode.turns[-1].action.partition("[")[2]
     length = whole.turns[1].start
     assert np.array_equal(early.ids[:length], whole.ids[:length])
 
@@ -153,9 +153,9 @@ def test_prompts_can_be_shortened(envs: RecVectorEnv, scribe: Scribe):
 
 def test_early_answers_come_beside_the_whole_episode(envs: RecVectorEnv, scribe: Scribe):
     episodes = stream(envs, scribe).episodes(0, 6)
-    batch = stream(envs, scribe, early=True).batch(0, 6)
-    assert len(batch) == sum(1 + episode.calls for episode in episodes)
-    assert same(batch, stream(envs, scribe, early=True).batch(0, 6))
+    batch = stream(envs, scribe, early=2).batch(0, 6)
+    assert len(batch) == sum(1 + 2 * episode.calls for episode in episodes)
+    assert same(batch, stream(envs, scribe, early=2).batch(0, 6))
     for transcript in batch:
         text = TOKENIZER.decode(transcript.ids)
         numbers = re.findall(r"\d+", text[text.rindex("[") :])
