@@ -53,7 +53,8 @@ class RecEnv(gym.Env[dict[str, Any], str], EzPickle):
     `reset(seed=s)` draws the task, its negatives and the order of the pool from s alone: a GRPO group is one seed
     repeated. `reset(options={"task": i})` picks task i with its fixed evaluation pool, the same in every process;
     with a seed beside it, task i with a pool drawn by the seed. In pair mode `options` may also hold `"negative"`
-    (item index or id) and `"direction"` ("more" or "less"), which are otherwise drawn, each with equal chance.
+    (item index or id), `"direction"` ("more" or "less") and `"letter"` ("A" or "B": where the positive stands), which
+    are otherwise drawn, each with equal chance.
 
     ## Reward
     0 until the end. By default (`reward="agenticrec"`) NDCG@10 of the list; -0.5 where it is valid and misses the

@@ -31,7 +31,7 @@ from agentrec_env.types import Task
 
 MAX_TEXT = 1_000_000
 """Characters in an observation or an action: a pool of 1,000 long titles, or ten full tool outputs, stay under it."""
-_OPTIONS = ("task", "negative", "direction")
+_OPTIONS = ("task", "negative", "direction", "letter")
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,8 @@ class Scenario:
         Args:
             generator: Of the row.
             seeded: Whether this reset was given a seed; a task named without one has its fixed evaluation pool.
-            options: "task" (index), "negative" (item index or id) and "direction", the last two in pair mode.
+            options: "task" (index); in pair mode also "negative" (item index or id), "direction" ("more" or "less") and
+                "letter" ("A" or "B": where the positive stands).
         """
         index, coin = int(generator.integers(self.num_tasks)), int(generator.integers(2))
         options = options or {}
@@ -172,12 +173,14 @@ class Scenario:
         else:
             task, coin = self.world.task(self.config.task_split, index), index % 2
         if self.rules.mode != "pair":
-            for name in ("negative", "direction"):
+            for name in _OPTIONS[1:]:
                 if options.get(name) is not None:
                     raise ValueError(f'options["{name}"] is for pair tasks; make AgentRec-AmazonPair-v0')
             return task, None
         if options.get("negative") is not None:
             task = self._with_negative(task, options["negative"])
+        if options.get("letter") is not None:
+            task = _with_positive_at(task, options["letter"])
         direction = options.get("direction") or ("more", "less")[coin]
         if direction not in ("more", "less"):
             raise ValueError(did_you_mean("direction", direction, ("more", "less")))
@@ -196,6 +199,15 @@ class Scenario:
         candidates = np.where(task.candidates == task.target, task.target, int(negative))
         candidates.flags.writeable = False
         return replace(task, candidates=candidates)
+
+
+def _with_positive_at(task: Task, letter: object) -> Task:
+    if letter not in ("A", "B"):
+        raise ValueError(did_you_mean("letter", str(letter), ("A", "B")))
+    negative = int(task.candidates[task.candidates != task.target][0])
+    candidates = np.array([task.target, negative] if letter == "A" else [negative, task.target])
+    candidates.flags.writeable = False
+    return replace(task, candidates=candidates)
 
 
 _lock = threading.RLock()

@@ -38,8 +38,8 @@ class RecVectorEnv(VectorEnv[Observations, Sequence[str], Any], EzPickle):
 
     Row i after `reset(seed=s)` is a `RecEnv` after `reset(seed=s + i)`; a list gives each row its own, so a GRPO
     group is `seed=[s] * G`. A finished episode holds: `step` leaves its row as it is (reward 0, flags still up, no
-    info) until `reset(options={"reset_mask": mask})` with a bool [N]. `options["task"]` (and "negative", "direction")
-    is one value for all rows, or a list with one for each row.
+    info) until `reset(options={"reset_mask": mask})` with a bool [N]. `options["task"]` (and "negative", "direction",
+    "letter") is one value for all rows, or a list with one for each row.
 
     `send(actions, rows)` steps some rows at once; `recv()` hands out every result since the last `recv`. Nobody
     waits: rows may be sent in any order, as often as they are received.

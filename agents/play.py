@@ -32,6 +32,7 @@ def play(
     seed: int = 0,
     on_episode: Callable[[Episode], None] | None = None,
     seeds: Sequence[int | None] | None = None,
+    options: Mapping[str, Sequence[Any]] | None = None,
 ) -> list[Episode]:
     """Play tasks of the environment's task split, by default each with its fixed evaluation pool.
 
@@ -43,10 +44,11 @@ def play(
         on_episode: called with each episode as it ends, in order of ending.
         seeds: one for each of ``tasks``: of fresh negatives and a fresh order of the candidates (None: the fixed pool).
             A GRPO group is one task with one seed, repeated.
+        options: further options of the environment's reset by name, one value for each of ``tasks``.
 
     Raises:
         IndexError: a task that the task split does not have.
-        ValueError: not one seed for each task.
+        ValueError: not one seed, or not one value of an option, for each task.
 
     Returns:
         Episodes in the order of ``tasks``. One whose agent raised has stop AGENT_ERROR and is paid as invalid; one
@@ -61,10 +63,13 @@ def play(
             raise IndexError(f"task {task}: the environment has tasks 0..{envs.num_tasks - 1}")
     if seeds is not None and len(seeds) != len(queue):
         raise ValueError(f"seeds holds one seed for each of the {len(queue)} tasks; got {len(seeds)}")
+    for name, values in (options or {}).items():
+        if len(values) != len(queue):
+            raise ValueError(f"option {name!r} has one value for each of the {len(queue)} tasks; got {len(values)}")
     if hasattr(player, "bind"):
         player.bind(envs)
     player.reset(envs.num_envs, seed)
-    return _Run(envs, player, queue, seeds or [None] * len(queue), seed, on_episode).episodes()
+    return _Run(envs, player, queue, seeds or [None] * len(queue), seed, on_episode, options or {}).episodes()
 
 
 class _Together:
@@ -113,6 +118,7 @@ class _Run:
         seeds: Sequence[int | None],
         seed: int,
         on_episode: Callable[[Episode], None] | None,
+        options: Mapping[str, Sequence[Any]],
     ) -> None:
         self._envs = envs
         self._agent = agent
@@ -121,6 +127,7 @@ class _Run:
         self._seeds = seeds
         self._seed = seed
         self._on_episode = on_episode
+        self._options = options
         self._results: list[Episode | None] = [None] * len(tasks)
         self._next = 0
         self._place: dict[int, int] = {}
@@ -186,12 +193,14 @@ class _Run:
         """Reset rows to their places in the list of tasks; a task that cannot be made is marked, alone."""
         mask = np.zeros(self._envs.num_envs, dtype=bool)
         mask[list(chosen)] = True
-        tasks = [0] * self._envs.num_envs
-        seeds: list[int | None] = [None] * self._envs.num_envs
-        for row, place in chosen.items():
-            tasks[row], seeds[row] = int(self._tasks[place]), self._seeds[place]
+        rows = range(self._envs.num_envs)
+        seeds = [self._seeds[chosen[row]] if row in chosen else None for row in rows]
+        options: dict[str, Any] = {
+            name: [values[chosen[row]] if row in chosen else None for row in rows]
+            for name, values in {**self._options, "task": self._tasks}.items()
+        }
         try:
-            observations, _ = self._envs.reset(seed=seeds, options={"task": tasks, "reset_mask": mask})
+            observations, _ = self._envs.reset(seed=seeds, options={**options, "reset_mask": mask})
         except Exception as error:  # noqa: BLE001 - one user with too few free items must not end the run
             if len(chosen) == 1:
                 self._finish(next(iter(chosen.values())), self._impossible(next(iter(chosen.values())), error))

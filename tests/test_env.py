@@ -215,6 +215,10 @@ def test_pair_tasks_are_balanced_and_follow_options(tiny: Dataset) -> None:
             assert env.step(f"\\boxed{{{'AB'[pool.index(right)]}}}")[1] == 1.0
             env.reset(seed=1, options={"task": 0, "negative": negative, "direction": direction})
             assert env.step(f"\\boxed{{{'BA'[pool.index(right)]}}}")[1] == 0.0
+    for letter, pool in (("A", [target, hard]), ("B", [hard, target])):
+        for seed in range(4):
+            env.reset(seed=seed, options={"task": 0, "negative": hard, "letter": letter})
+            assert env.session.task.candidates.tolist() == pool
     env.reset(seed=1)
     env.step("hm")
     assert env.step("hm")[1] == -1.0
@@ -242,6 +246,7 @@ def test_bad_options(tiny: Dataset, options: dict[str, Any], error: type[Excepti
         ({"negative": "nope"}, "not an item id"),
         ({"negative": 60}, r"0\.\.59"),
         ({"direction": "mor"}, "Did you mean 'more'"),
+        ({"letter": "C"}, "letter 'C'"),
     ],
 )
 def test_bad_pair_options(tiny: Dataset, options: dict[str, Any], words: str) -> None:

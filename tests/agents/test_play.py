@@ -81,6 +81,18 @@ def test_no_row_waits_for_another(shop):
     assert len(agent.batches) <= turns / 4 + 4  # all rows act in every round but the last few
 
 
+def test_each_task_has_its_own_options(tiny):
+    envs = RecVectorEnv(3, world=World(tiny, num_candidates=2), mode="pair", reward="pair")
+    letters = ["A", "B", "B", "A", "B", "A", "A"]
+    options = {"letter": letters, "direction": ["less", "more"] * 3 + ["less"]}
+    episodes = play(envs, lambda observation: "\\boxed{A}", [5] * 7, seeds=[3] * 7, options=options)
+    for episode, letter, direction in zip(episodes, letters, options["direction"], strict=True):
+        assert (episode.candidates[0] == episode.target) is (letter == "A")
+        assert episode.reward == float((direction == "more") is (letter == "A"))
+    with pytest.raises(ValueError, match="'letter' has one value for each of the 2 tasks; got 1"):
+        play(envs, "random", [0, 1], options={"letter": ["A"]})
+
+
 def test_a_guilty_row_alone_fails(shop):
     def raising(observation):
         if observation["candidates"][0] % 3 == 0:
