@@ -7,12 +7,15 @@ An algorithm is a frozen dataclass of its settings; what must live from one batc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Literal, Protocol, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
 from algos.batch import Batch, Credit, Loss, Part
-from algos.requests import Requests
+
+if TYPE_CHECKING:
+    from algos.rollout import Rollout
+    from algos.stage import Stage
 
 Total = Callable[[Tensor], Tensor]
 """Adds a tensor up over all ranks. Each algorithm calls it equally often, in the same order, on every rank."""
@@ -25,6 +28,14 @@ def alone(x: Tensor) -> Tensor:
 
 class Algorithm(Protocol):
     """Credit and loss; see `algos.listwise_grpo.ListwiseGRPO` for the shortest whole example."""
+
+    @property
+    def groups(self) -> int:
+        """Groups a step, K."""
+
+    @property
+    def group_size(self) -> int:
+        """Trajectories a group, G."""
 
     @property
     def epochs(self) -> int:
@@ -46,8 +57,8 @@ class Algorithm(Protocol):
     def uses_entropy(self) -> bool:
         """Whether the entropy given to `loss` must carry a gradient."""
 
-    def requests(self, step: int, num_tasks: int, seed: int) -> Requests:
-        """The episodes of a step."""
+    def rollout(self, step: int, stage: Stage) -> Rollout:
+        """What is learnt from in a step: most have `stage` play tasks of their choice."""
 
     def start(self) -> Mapping[str, float]:
         """The memory that `credit` is told with the first batch."""

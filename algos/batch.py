@@ -44,6 +44,8 @@ class Batch:
     """float [N]: log-probability under the frozen reference, at the sampling temperature."""
     values: Tensor | None = None
     """float [N]: value, before the update, of what came before the token."""
+    pair: Tensor | None = None
+    """bool [B]: whether a pair was asked about and not a list; None: nobody said."""
     transcripts: tuple[Transcript, ...] = ()
     """B transcripts, or none."""
 
@@ -54,6 +56,8 @@ class Batch:
         for name in ("old_logprobs", "reference", "values"):
             if getattr(self, name) is not None:
                 _check_shape(name, getattr(self, name), "N", tokens)
+        if self.pair is not None:
+            _check_shape("pair", self.pair, "B", trajectories)
         if self.transcripts and len(self.transcripts) != trajectories:
             raise ValueError(f"one transcript a trajectory; got {len(self.transcripts)} for {trajectories} rewards")
         if not bool(torch.isfinite(self.rewards).all()):
@@ -75,6 +79,7 @@ class Batch:
         rewards: Sequence[float],
         group: Sequence[int],
         device: torch.device | str | None = None,
+        pair: Sequence[bool] | None = None,
     ) -> Batch:
         """The batch of finished episodes.
 
@@ -83,6 +88,7 @@ class Batch:
             rewards: B rewards.
             group: B group numbers.
             device: Where the tensors are to be.
+            pair: B times whether a pair was asked about.
         """
         places = [np.flatnonzero(transcript.mask) for transcript in transcripts]
         turns = [
@@ -98,6 +104,7 @@ class Batch:
             position=torch.from_numpy(np.concatenate([*places, *none])).to(device),
             turn=torch.from_numpy(np.concatenate([*turns, *none]).astype(np.int64)).to(device),
             old_logprobs=torch.from_numpy(np.concatenate([*logprobs, np.zeros(0, np.float32)])).to(device),
+            pair=None if pair is None else torch.tensor(list(pair), dtype=torch.bool, device=device),
             transcripts=tuple(transcripts),
         )
 

@@ -20,7 +20,8 @@ def behaviour(episodes: Sequence[Episode], lost: int, rules: Rules) -> Tally:
         rules: Of the environment.
 
     Returns:
-        `ndcg@10`, `hit@1`; `invalid` and `missed` (a valid list without the positive), shares; `stop/<reason>`, shares;
+        `ndcg@10`, `hit@1`, and `missed`, the share of valid lists without the positive; of pair tasks in their place
+        `pair/right`, the share of right answers; `invalid`, a share; `stop/<reason>`, shares;
         `why/<code>`, shares of the last actions that were no actions, and of budgets that ran out; `turns`, `tokens`,
         `calls`, `calls/<tool>`, a mean an episode; `no_calls`, the share of episodes without any; `first/<tool>`,
         shares of the others; `lost`, a share.
@@ -28,14 +29,16 @@ def behaviour(episodes: Sequence[Episode], lost: int, rules: Rules) -> Tally:
     tally = Tally()
     count = float(len(episodes))
     tally.add("lost", lost, count + lost)
-    for name in ("ndcg@10", "hit@1"):
-        tally.add(name, sum(episode.metrics.get(name, 0.0) for episode in episodes), count)
+    pairs = rules.mode == "pair"
+    for metric, name in {"hit@1": "pair/right"}.items() if pairs else {"ndcg@10": "ndcg@10", "hit@1": "hit@1"}.items():
+        tally.add(name, sum(episode.metrics.get(metric, 0.0) for episode in episodes), count)
     stops = Counter(str(episode.stop) for episode in episodes)
     tally.add_shares("stop", stops, count)
     tally.add_shares("why", Counter(why for episode in episodes if (why := _why(episode, rules)) is not None), count)
     tally.add("invalid", count - stops[str(StopReason.ANSWERED)], count)
-    missed = sum(episode.stop is StopReason.ANSWERED and episode.rank is None for episode in episodes)
-    tally.add("missed", missed, count)
+    if not pairs:
+        missed = sum(episode.stop is StopReason.ANSWERED and episode.rank is None for episode in episodes)
+        tally.add("missed", missed, count)
     tally.add("turns", sum(len(episode.turns) for episode in episodes), count)
     tally.add("tokens", sum(int(episode.info.get("tokens", 0)) for episode in episodes), count)
     tally.add("calls", sum(episode.calls for episode in episodes), count)

@@ -37,17 +37,16 @@ def run(algorithm: type[Any], name: str, arguments: Sequence[str] | None = None)
 def plan(learner: Learner) -> str:
     """What a run would do and need, in words."""
     training, algorithm, envs = learner.training, learner.algorithm, learner.envs
-    requests = algorithm.requests(0, envs.num_tasks, training.seed)
-    episodes = len(requests.tasks) * requests.group_size
+    groups, episodes = algorithm.groups, algorithm.groups * algorithm.group_size
     weights = sum(weight.numel() for weight in learner.updater.weights.values())
     every = training.evaluate_every
     lines = [
         f"{type(algorithm).__name__} on {envs.world.protocol}",
         f"  model       {training.model}: {weights:,} weights to train, {training.dtype} on {learner.policy.device}",
-        f"  a step      {len(requests.tasks):,} tasks x {requests.group_size}: {episodes:,} episodes, "
+        f"  a step      {groups:,} tasks x {algorithm.group_size}: {episodes:,} episodes, "
         f"{algorithm.epochs * algorithm.minibatches} updates",
         f"  the run     {training.steps:,} steps, {training.steps * episodes:,} episodes, "
-        f"{training.steps * len(requests.tasks) / envs.num_tasks:.2f} times the {envs.num_tasks:,} training tasks",
+        f"{training.steps * groups / envs.num_tasks:.2f} times the {envs.num_tasks:,} training tasks",
         f"  judged      {f'every {every} steps on {training.evaluate_tasks:,} valid tasks' if every else 'never'}",
         f"  processes   {learner.ranks.size}",
         f"  folder      {training.out}",

@@ -14,7 +14,6 @@ from the seed and the number of the step.
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +28,6 @@ from agentrec_env.vector import RecVectorEnv
 from agents.llm.lora import LoRA
 from agents.llm.policy import Policy
 from algos.algorithm import Algorithm
-from algos.behaviour import behaviour
 from algos.checkpoint import Checkpoints, State, optimizer_tensors, restore_optimizers, restore_weights
 from algos.collapse import Watch
 from algos.config import record_config
@@ -39,6 +37,7 @@ from algos.interrupt import Interrupt, Stopped
 from algos.memory import peak_memory
 from algos.rollout import Rollouts
 from algos.runlog import METRICS, RunLog
+from algos.stage import Stage
 from algos.training import FREE, Training
 from algos.update import Updater
 
@@ -82,7 +81,6 @@ class Learner:
         self.envs = _environment(training, training.env.task_split, world)
         self.policy = policy or self._load()
         self.updater = Updater(self.policy, self.algorithm, training, self.ranks)
-        self.rollouts = Rollouts(self.envs, self.policy, training, self.ranks)
         self.evaluation: Evaluation | None = None
         if training.evaluate_every:
             valid = _environment(training, "valid", world)
@@ -96,6 +94,9 @@ class Learner:
         self._watch = Watch()
         self._log: RunLog | None = None
         self._saved: int | None = None
+        rollouts = Rollouts(self.envs, self.policy, training, self.ranks)
+        check = self._interrupt.check
+        self.stage = Stage(self.envs, self.policy, training, self.ranks, rollouts, check, self._together, self._say)
         self.ranks.wait()  # until the first has looked at the folder
         if training.resume and self.checkpoints.steps():
             self._restore(self.checkpoints.load())
@@ -140,11 +141,10 @@ class Learner:
     def _advance(self) -> dict[str, float]:
         """One step: play, learn, log."""
         begin = time.perf_counter()
-        requests = self.algorithm.requests(self.step, self.envs.num_tasks, self.training.seed)
-        rollout = self._together(lambda: self.rollouts.play(requests, self.step, self._interrupt.check))
+        rollout = self.algorithm.rollout(self.step, self.stage)
         played = time.perf_counter()
-        tally = self.updater.update(rollout.batch, len(requests.tasks), self.step)
-        tally.join(behaviour(rollout.episodes, len(rollout.lost), self.envs.scenario.rules))
+        tally = self.updater.update(rollout.batch, rollout.groups, self.step)
+        tally.join(rollout.figures)
         tokens = sum(self.ranks.gather(rollout.batch.num_tokens))
         figures = tally.over(self.ranks).means() | {"sampled_tokens": float(tokens)}
         ended = time.perf_counter()
@@ -157,8 +157,9 @@ class Learner:
         }
         if self._log is not None:
             self._log.log(self.step, figures, timings)
-            reward, invalid = figures.get("reward", math.nan), figures.get("invalid", math.nan)
-            text = f"reward {reward:.3f}, invalid {100 * invalid:.1f} %, {timings['tokens_per_second']:,.0f} tokens/s"
+            shown = [f"{name} {figures[name]:.3f}" for name in ("reward", "loss") if name in figures][:1]
+            shown += [f"invalid {100 * figures['invalid']:.1f} %"] if "invalid" in figures else []
+            text = ", ".join([*shown, f"{timings['tokens_per_second']:,.0f} tokens/s"])
             self._log.advance(self.step, text)
             for warning in self._watch.look(figures):
                 self._say(f"warning, step {self.step + 1:,}: {warning}")

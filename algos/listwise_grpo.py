@@ -52,7 +52,9 @@ from torch import Tensor
 from algos import advantages, losses
 from algos.algorithm import Total, alone, check_choices
 from algos.batch import Batch, Credit, Loss, Part
-from algos.requests import Requests, draw
+from algos.requests import draw
+from algos.rollout import Rollout
+from algos.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,9 @@ class ListwiseGRPO:
         """Entropy is reported and has no gradient."""
         return False
 
-    def requests(self, step: int, num_tasks: int, seed: int) -> Requests:
-        """The episodes of a step; see `algos.requests.draw`."""
-        return draw(step, self.groups, self.group_size, num_tasks, seed)
+    def rollout(self, step: int, stage: Stage) -> Rollout:
+        """Episodes of training tasks; see `algos.requests.draw`."""
+        return stage.play(draw(step, self.groups, self.group_size, stage.num_tasks, stage.seed), step)
 
     def start(self) -> Mapping[str, float]:
         """Nothing lives from one batch to the next."""
@@ -133,7 +135,7 @@ class ListwiseGRPO:
 
     def credit(self, batch: Batch, memory: Mapping[str, float], total: Total = alone) -> Credit:
         """The same advantage for all tokens of a trajectory: what it got over the baseline of its group."""
-        rewards = batch.rewards
+        rewards = self.worth(batch)
         if self.kl == "reward":
             divergence = losses.k1(batch.old_logprobs, losses.given(batch.reference, "reference"))
             rewards = rewards - self.kl_coef * batch.trajectory_sum(divergence)
@@ -149,6 +151,10 @@ class ListwiseGRPO:
             train=keep if self.kl == "loss" else advantage != 0,
             metrics=advantages.rollout_metrics(batch, dropped),
         )
+
+    def worth(self, batch: Batch) -> Tensor:
+        """float64 [B]: what each trajectory is worth beside the others of its group: its reward."""
+        return batch.rewards
 
     def _dropped(self, batch: Batch) -> Tensor:
         """bool [K]"""

@@ -24,7 +24,9 @@ from torch import Tensor
 from algos import advantages, losses
 from algos.algorithm import Total, alone, check_choices
 from algos.batch import Batch, Credit, Loss, Part, mean_metric, ratio_metric
-from algos.requests import Requests, draw
+from algos.requests import draw
+from algos.rollout import Rollout
+from algos.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ class PPO:
         """Whether the entropy given to the loss must carry a gradient."""
         return self.entropy_coef > 0
 
-    def requests(self, step: int, num_tasks: int, seed: int) -> Requests:
-        """The episodes of a step; see `algos.requests.draw`."""
-        return draw(step, self.groups, self.group_size, num_tasks, seed)
+    def rollout(self, step: int, stage: Stage) -> Rollout:
+        """Episodes of training tasks; see `algos.requests.draw`."""
+        return stage.play(draw(step, self.groups, self.group_size, stage.num_tasks, stage.seed), step)
 
     def start(self) -> Mapping[str, float]:
         """The coefficient of the divergence, which may adapt."""

@@ -6,11 +6,13 @@ same episodes whether or not the run was interrupted before it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from agentrec_env.types import IntArray
+from algos.questions import Question
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +25,8 @@ class Requests:
     """int64 [K]: seed of the group's pool; equal for all its members."""
     group_size: int
     """G"""
+    questions: tuple[Question | None, ...] = ()
+    """K, or none: what is asked of a pair; None where a list is asked for."""
 
     def episodes(self) -> tuple[IntArray, IntArray, IntArray]:
         """int64 [K * G] each: task, seed and group number of every episode, group by group."""
@@ -42,11 +46,21 @@ def draw(step: int, groups: int, group_size: int, num_tasks: int, seed: int) -> 
     """
     if num_tasks < 1:
         raise ValueError(f"there is no task to train on: the training split has {num_tasks}")
-    places = step * groups + np.arange(groups)
-    rounds = places // num_tasks
-    tasks = np.empty(groups, np.int64)
-    for number in np.unique(rounds):
-        order = np.random.default_rng([seed, 0, int(number)]).permutation(num_tasks)
-        here = rounds == number
-        tasks[here] = order[places[here] % num_tasks]
+    tasks = shuffled(step * groups + np.arange(groups), num_tasks, [seed, 0])
     return Requests(tasks, np.random.default_rng([seed, 1, step]).integers(2**31, size=groups), group_size)
+
+
+def shuffled(places: IntArray, count: int, key: Sequence[int]) -> IntArray:
+    """int64 [n]: what stands at `places`, int64 [n], of an endless row of random orders of 0 to `count` - 1.
+
+    Args:
+        places: From 0.
+        count: At least 1.
+        key: Of the random numbers.
+    """
+    rounds = places // count
+    found = np.empty(len(places), np.int64)
+    for number in np.unique(rounds):
+        here = rounds == number
+        found[here] = np.random.default_rng([*key, int(number)]).permutation(count)[places[here] % count]
+    return found

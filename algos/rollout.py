@@ -7,21 +7,25 @@ episodes of the step: neither a resume nor the number of processes changes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from agentrec_env.types import Episode, StopReason
+from agentrec_env.types import Episode, IntArray, StopReason
 from agentrec_env.vector import RecVectorEnv
 from agents.llm.agent import LLMAgent
 from agents.llm.policy import Policy
 from agents.play import play
 from agents.protocol import Observation
 from algos.batch import Batch
+from algos.behaviour import behaviour
 from algos.distributed import Ranks
+from algos.questions import Question, answers, pair_environment
 from algos.requests import Requests
+from algos.tally import Tally
 from algos.training import Training
 
 FAULTS = (StopReason.AGENT_ERROR, StopReason.ENVIRONMENT_ERROR)
@@ -30,14 +34,18 @@ FAULTS = (StopReason.AGENT_ERROR, StopReason.ENVIRONMENT_ERROR)
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """What this rank played in a step."""
+    """What this rank learns from in a step."""
 
     batch: Batch
     """Its groups have the numbers that they have among those of all ranks."""
-    episodes: tuple[Episode, ...]
-    """Of the batch, in its order."""
-    lost: tuple[Episode, ...]
+    groups: int
+    """K, of all ranks."""
+    episodes: tuple[Episode, ...] = ()
+    """Of the batch, in its order; none where nothing was played."""
+    lost: tuple[Episode, ...] = ()
     """Ended by a fault, and not in the batch."""
+    figures: Tally = field(default_factory=Tally)
+    """What they were like."""
 
 
 class Numbered:
@@ -73,6 +81,33 @@ class Numbered:
         return self._agent.record(row)
 
 
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Where episodes of one kind are played, and by whom."""
+
+    envs: RecVectorEnv
+    numbers: IntArray
+    """int64 [num_tasks]: number that each training task has there."""
+    agent: LLMAgent
+
+    def play(
+        self, requests: Requests, places: IntArray, seed: int, on_episode: Callable[[Episode], None] | None
+    ) -> list[Episode]:
+        """Episodes `places` of the requests."""
+        tasks, seeds, groups = requests.episodes()
+        options: dict[str, list[Any]] = {}
+        if self.envs.scenario.rules.mode == "pair":
+            asked = [requests.questions[group] for group in groups[places]]
+            options = {name: [getattr(question, name) for question in asked] for name in Question.__dataclass_fields__}
+        agent = Numbered(self.agent, places.tolist())
+        numbers = self.numbers[tasks[places]].tolist()
+        played = play(self.envs, agent, numbers, seed, on_episode, seeds[places].tolist(), options)
+        if self.agent.policy.device.type == "cuda":  # keys and values, which the update has better use for
+            self.agent.reset(self.envs.num_envs, seed)
+            torch.cuda.empty_cache()
+        return played
+
+
 class Rollouts:
     """Plays with the policy as it is.
 
@@ -88,7 +123,6 @@ class Rollouts:
         self._policy = policy
         self._training = training
         self._ranks = ranks
-        self._agent = sampler(policy, training, training.temperature)
 
     def play(self, requests: Requests, step: int, on_episode: Callable[[Episode], None] | None = None) -> Rollout:
         """Play this rank's groups of `requests`: whole ones, every `size`-th.
@@ -96,26 +130,51 @@ class Rollouts:
         Raises:
             RuntimeError: All episodes were lost; says to what.
         """
-        tasks, seeds, groups = requests.episodes()
+        groups = requests.episodes()[2]
         mine = np.flatnonzero(groups % self._ranks.size == self._ranks.rank)
         seed = int(np.random.default_rng([self._training.seed, 2, step]).integers(2**62))
-        agent = Numbered(self._agent, mine.tolist())
-        played = play(self._envs, agent, tasks[mine].tolist(), seed, on_episode, seeds[mine].tolist())
-        if self._policy.device.type == "cuda":  # the engine's keys and values, which the update has better use for
-            self._agent.reset(self._envs.num_envs, seed)
-            torch.cuda.empty_cache()
-        kept = [i for i, episode in enumerate(played) if episode.stop not in FAULTS and "transcript" in episode.info]
-        lost = tuple(episode for i, episode in enumerate(played) if i not in set(kept))
+        pair = np.array([question is not None for question in requests.questions] or [False] * len(requests.tasks))
+        played: dict[int, Episode] = {}
+        figures = Tally()
+        for is_pair in (False, True):
+            places = mine[pair[groups[mine]] == is_pair]
+            if len(places):
+                table = self._pairs if is_pair else self._lists
+                episodes = dict(zip(places.tolist(), table.play(requests, places, seed, on_episode), strict=True))
+                sound = {place: episode for place, episode in episodes.items() if _is_sound(episode)}
+                said = list(sound.values())
+                figures.join(behaviour(said, len(episodes) - len(said), table.envs.scenario.rules))
+                if is_pair:
+                    figures.join(answers(said, [requests.questions[groups[place]] for place in sound]))
+                played |= episodes
+        kept = [place for place in mine.tolist() if _is_sound(played[place])]
+        lost = tuple(played[place] for place in mine.tolist() if not _is_sound(played[place]))
         if played and not kept:
             raise RuntimeError(f"all {len(played)} episodes of step {step} were lost; the first to: {lost[0].error}")
-        episodes = tuple(played[i] for i in kept)
         batch = Batch.of(
-            [episode.info["transcript"] for episode in episodes],
-            [episode.reward for episode in episodes],
-            groups[mine][kept].tolist() if kept else [],
+            [played[place].info["transcript"] for place in kept],
+            [played[place].reward for place in kept],
+            groups[kept].tolist(),
             self._policy.device,
+            pair[groups[kept]].tolist(),
         )
-        return Rollout(batch, episodes, lost)
+        return Rollout(batch, len(requests.tasks), tuple(played[place] for place in kept), lost, figures)
+
+    @cached_property
+    def _lists(self) -> _Table:
+        return _Table(self._envs, np.arange(self._envs.num_tasks), self._agent())
+
+    @cached_property
+    def _pairs(self) -> _Table:
+        return _Table(*pair_environment(self._envs), self._agent())
+
+    def _agent(self) -> LLMAgent:
+        return sampler(self._policy, self._training, self._training.temperature)
+
+
+def _is_sound(episode: Episode) -> bool:
+    """Whether the episode says something of the policy."""
+    return episode.stop not in FAULTS and "transcript" in episode.info
 
 
 def sampler(policy: Policy, training: Training[Any], temperature: float) -> LLMAgent:
