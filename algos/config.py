@@ -32,9 +32,6 @@ class Optimization:
     """Highest learning rate. About 2e-3 suits models of a few million weights, 1e-5 large ones, 1e-4 adapters."""
     matrix_lr: float = 0.03
     """Highest learning rate of Muon's matrices: about the spectral norm of an update."""
-    vector_lr: float | None = None
-    """Highest learning rate of vectors (the weights of norms, biases); None: `lr`. Those of query and key norms bound
-    how sharply a layer can attend, and from 1 they have a long way to go at the pace of `lr`."""
     warmup: int = 50
     """Steps in which the learning rate rises from 0."""
     final_lr: float = 0.02
@@ -49,8 +46,8 @@ class Optimization:
     """Largest norm of the gradient."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "matrix_lr", "vector_lr", "clip"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
+        for name in ("lr", "matrix_lr", "clip"):
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
         if self.warmup < 0 or not 0 <= self.final_lr <= 1:
             raise ValueError(f"warmup is at least 0 and final_lr 0 to 1; got {self.warmup} and {self.final_lr}")
@@ -69,8 +66,8 @@ class Optimization:
         }
         rest = [w for name, w in weights.items() if name not in inner]
         groups = [
-            {"params": [w for w in rest if w.dim() > 1], "weight_decay": self.weight_decay, "highest": self.lr},
-            {"params": [w for w in rest if w.dim() <= 1], "weight_decay": 0.0, "highest": self.vector_lr or self.lr},
+            {"params": [w for w in rest if w.dim() > 1], "weight_decay": self.weight_decay},
+            {"params": [w for w in rest if w.dim() <= 1], "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
         made: list[torch.optim.Optimizer] = []
@@ -86,8 +83,9 @@ class Optimization:
         """Set the learning rates of `step`; the share of the highest ones that they are."""
         share = self.schedule(step, steps)
         for optimizer in optimizers:
+            highest = self.matrix_lr if isinstance(optimizer, Muon) else self.lr
             for group in optimizer.param_groups:
-                group["lr"] = group.get("highest", self.matrix_lr) * share
+                group["lr"] = highest * share
         return share
 
 
