@@ -1,8 +1,9 @@
 """Checkpoints of a run: whole or not there, whatever moment the process is killed at, and never a pickle.
 
 A checkpoint is written to a folder of a temporary name: tensors as safetensors, everything else as JSON, a COMPLETE
-marker with the digests of both last, each on the disk before the next; then the folder is renamed. A reader takes the
-newest folder whose marker and digests are right.
+marker with the digests of all files last, each on the disk before the next; then the folder is renamed. A reader takes
+the newest folder whose marker and digests are right. Where ranks have pieces of tensors, each writes a file of its own,
+and any number of ranks reads them, be their tensors whole or in pieces.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+
+from algos.distributed import Ranks
+from algos.storage import SUFFIX, in_pieces, read_pieces, write_pieces
 
 FORMAT = 1
 TENSORS, VALUES, MARKER = "state.safetensors", "state.json", "COMPLETE"
@@ -55,41 +59,51 @@ class Checkpoints:
     Args:
         folder: made when the first one is saved.
         keep: how many to keep; older ones are deleted when a new one is safe.
+        ranks: the processes of the run, which see the same folder.
 
     Raises:
         ValueError: `keep` is below 1.
     """
 
-    def __init__(self, folder: Path | str, keep: int = 2) -> None:
+    def __init__(self, folder: Path | str, keep: int = 2, ranks: Ranks | None = None) -> None:
         if keep < 1:
             raise ValueError(f"keep is how many checkpoints stay, at least 1; got {keep}")
         self.folder = Path(folder)
         self.keep = keep
+        self._ranks = ranks or Ranks()
 
     def save(self, state: State) -> Path:
-        """Write `state`; the path of the finished checkpoint.
+        """Write `state`, with which each rank calls this; the path of the checkpoint, which the first one finishes.
 
         Raises:
             TypeError, ValueError: values that are no JSON (nan is none).
         """
-        values = json.dumps({"format": FORMAT, "step": state.step, "values": state.values}, allow_nan=False, indent=1)
-        tensors = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()})
+        record = {"format": FORMAT, "step": state.step, "values": state.values}
+        values = json.dumps(record, allow_nan=False, indent=1).encode()
         name = f"step-{state.step:08d}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = self.folder / f".{name}-{secrets.token_hex(4)}"
-        fresh.mkdir()
-        files = {TENSORS: tensors, VALUES: values.encode()}
-        for file, content in files.items():
-            _write(fresh / file, content)
-        digests = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-        _write(fresh / MARKER, json.dumps(digests).encode())
-        _sync_folder(fresh)
-        final = self.folder / name
-        if final.exists():  # a step that was done again after a resume
-            os.rename(final, self.folder / f".{name}-{secrets.token_hex(4)}")
-        os.rename(fresh, final)
-        _sync_folder(self.folder)
-        self._tidy()
+        fresh, final = self.folder / f".{name}-{secrets.token_hex(4)}", self.folder / name
+        digests: dict[str, str] = {}
+        if in_pieces(state.tensors):
+            fresh = self._ranks.gather(fresh)[0]
+            write_pieces(fresh, state.tensors)
+            files = sorted(path.name for path in fresh.glob(f"*{SUFFIX}"))
+            mine = {file: _digest(fresh / file) for file in files[self._ranks.rank :: self._ranks.size]}
+            digests = {file: digest for part in self._ranks.gather(mine) for file, digest in part.items()}
+        elif self._ranks.first:
+            tensors = save({n: tensor.detach().cpu().contiguous().clone() for n, tensor in state.tensors.items()})
+            fresh.mkdir(parents=True)
+            _write(fresh / TENSORS, tensors)
+            digests[TENSORS] = hashlib.sha256(tensors).hexdigest()
+        if self._ranks.first:
+            _write(fresh / VALUES, values)
+            digests[VALUES] = hashlib.sha256(values).hexdigest()
+            _write(fresh / MARKER, json.dumps(digests).encode())
+            _sync_folder(fresh)
+            if final.exists():  # a step that was done again after a resume
+                os.rename(final, self.folder / f".{name}-{secrets.token_hex(4)}")
+            os.rename(fresh, final)
+            _sync_folder(self.folder)
+            self._tidy()
         return final
 
     def steps(self) -> list[int]:
@@ -99,8 +113,12 @@ class Checkpoints:
         found = ((_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
         return sorted(int(name[1]) for name, path in found if name and (path / MARKER).is_file())
 
-    def load(self, step: int | None = None) -> State:
+    def load(self, step: int | None = None, like: Mapping[str, Tensor] | None = None) -> State:
         """The state of `step`, or of the newest checkpoint that is sound.
+
+        Args:
+            step: of which the checkpoint is wanted.
+            like: parameters by name; what belongs to one that is in pieces comes in such pieces.
 
         Raises:
             CheckpointError: there is none, or that of `step` is damaged.
@@ -110,7 +128,7 @@ class Checkpoints:
             raise CheckpointError(f"{self.folder} holds no complete checkpoint; start without --resume")
         for number in reversed(steps):
             try:
-                return _read(self.folder / f"step-{number:08d}")
+                return _read(self.folder / f"step-{number:08d}", like or {})
             except CheckpointError as error:
                 if number == steps[0]:
                     raise
@@ -184,27 +202,37 @@ def restore_weights(names: Mapping[str, nn.Parameter], tensors: Mapping[str, Ten
             parameter.copy_(saved[name])
 
 
-def _read(folder: Path) -> State:
+def _read(folder: Path, like: Mapping[str, Tensor]) -> State:
     if not (folder / MARKER).is_file():
         raise CheckpointError(f"{folder} is not a complete checkpoint (no {MARKER})")
+    files = {path.name for path in folder.glob(f"*{SUFFIX}")}
     try:
         digests = json.loads((folder / MARKER).read_bytes())
-        contents = {file: (folder / file).read_bytes() for file in (TENSORS, VALUES)}
+        values = (folder / VALUES).read_bytes()
+        found = {VALUES: hashlib.sha256(values).hexdigest()} | {file: _digest(folder / file) for file in files}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} is damaged: {error}") from None
-    for file, content in contents.items():
-        if not isinstance(digests, dict) or digests.get(file) != hashlib.sha256(content).hexdigest():
-            raise CheckpointError(f"{folder} is damaged: {file} is not what was written")
+    if not isinstance(digests, dict):
+        raise CheckpointError(f"{folder} is damaged: {MARKER} holds no digests")
+    wrong = sorted(file for file in found.keys() | digests.keys() if found.get(file) != digests.get(file))
+    if wrong:
+        raise CheckpointError(f"{folder} is damaged: {', '.join(wrong)} not as written")
     try:
-        record = json.loads(contents[VALUES])
-        tensors = load(contents[TENSORS])
+        record = json.loads(values)
         if record["format"] != FORMAT:
             raise CheckpointError(f"{folder} has format {record['format']!r}; this version reads {FORMAT}")
+        whole = files == {TENSORS} and not in_pieces(like)
+        tensors = load((folder / TENSORS).read_bytes()) if whole else read_pieces(folder, like)
         return State(int(record["step"]), tensors, record["values"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{folder} is no checkpoint: {type(error).__name__}: {error}") from None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -51,6 +51,6 @@ def plan(learner: Learner) -> str:
         f"  processes   {learner.ranks.size}",
         f"  folder      {training.out}",
         "Memory of each process",
-        table(needed(learner.policy, algorithm, training), available(learner.policy.device)),
+        table(needed(learner.policy, algorithm, training, learner.ranks.size), available(learner.policy.device)),
     ]
     return "\n".join(lines)

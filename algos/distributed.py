@@ -3,6 +3,7 @@
 Each process plays and learns from its own groups; gradients are added up once an optimizer step. That is what
 `DistributedDataParallel` does, but its sums ride on backward passes, of which ranks here have different numbers: a rank
 whose groups teach nothing has none. Every rank makes the same calls in the same order, whatever its groups were like.
+Here each rank has all weights; `algos.sharding` cuts them up.
 
     torchrun --nproc-per-node 2 -m algos.listwise_grpo --out runs/two
 """
@@ -11,13 +12,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from agents.llm.policy import Policy
 
 T = TypeVar("T")
 
@@ -50,6 +54,14 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set on some rank."""
         return bool(self.total(torch.tensor(float(flag), dtype=torch.float64)) > 0)
+
+    def most(self, count: int) -> int:
+        """The largest `count` of all ranks."""
+        if self.size == 1:
+            return count
+        largest = torch.tensor(count, device=self.device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
 
     def gather(self, thing: T) -> list[T]:
         """What each rank has, in the order of ranks."""
@@ -95,6 +107,74 @@ def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
         bucket.append(gradient)
     if bucket:
         yield bucket
+
+
+class Spread(Protocol):
+    """How the weights of a policy lie on ranks. Each rank makes the same calls in the same order."""
+
+    recovers: bool
+    """Whether a rank that runs out of memory may begin its passes again while the others are at theirs."""
+
+    def passes(self, count: int) -> AbstractContextManager[int]:
+        """Within it the policy may be called.
+
+        Args:
+            count: How often this rank wants to.
+
+        Returns:
+            How often it must do so besides, for the sake of the others.
+        """
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this rank's `loss` to that of the sum over ranks."""
+
+    def conclude(self, longest: float) -> float:
+        """Have the gradient of the sum over ranks, cut to the norm `longest`; its norm before."""
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Within it the policy's weights are plain tensors that each rank may read without the others."""
+
+    def save(self, folder: Path) -> None:
+        """Write the policy, from the first rank; see `Policy.save`."""
+
+
+class Replicas:
+    """All weights on each rank, which remain equal: gradients are added up once an optimizer step. A `Spread`.
+
+    Args:
+        policy: Gets the weights that it has on the first rank.
+        ranks: Who has the others.
+    """
+
+    recovers = True
+
+    def __init__(self, policy: Policy, ranks: Ranks) -> None:
+        self._policy = policy
+        self._ranks = ranks
+        self._weights = list(policy.trainable().values())
+        ranks.align(self._weights)
+
+    def passes(self, count: int) -> AbstractContextManager[int]:
+        """Ranks do not meet in passes."""
+        return nullcontext(0)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients stay with the rank for now."""
+        loss.backward()
+
+    def conclude(self, longest: float) -> float:
+        """All ranks add up their gradients."""
+        self._ranks.add_gradients(self._weights)
+        return float(nn.utils.clip_grad_norm_(self._weights, longest))
+
+    def whole(self) -> AbstractContextManager[None]:
+        """They always are."""
+        return nullcontext()
+
+    def save(self, folder: Path) -> None:
+        """The first has all it needs."""
+        if self._ranks.first:
+            self._policy.save(folder)
 
 
 @contextmanager

@@ -85,7 +85,7 @@ class Learner:
         if training.evaluate_every:
             valid = _environment(training, "valid", world)
             self.evaluation = Evaluation(valid, self.policy, training, self.ranks)
-        self.checkpoints = Checkpoints(training.out / CHECKPOINTS, training.keep)
+        self.checkpoints = Checkpoints(training.out / CHECKPOINTS, training.keep, self.ranks)
         self.step = 0
         """Steps done."""
         self.history: dict[int, float] = {}
@@ -99,7 +99,7 @@ class Learner:
         self.stage = Stage(self.envs, self.policy, training, self.ranks, rollouts, check, self._together, self._say)
         self.ranks.wait()  # until the first has looked at the folder
         if training.resume and self.checkpoints.steps():
-            self._restore(self.checkpoints.load())
+            self._restore(self.checkpoints.load(like=self.updater.weights))
 
     def train(self) -> Mapping[str, float]:
         """Run to the end, or until the process is asked to stop; the figures of the last evaluation, or step.
@@ -128,8 +128,7 @@ class Learner:
                 self._say(f"stopped after step {self.step:,}; go on with --resume")
             else:
                 self._save()
-                if self.ranks.first:
-                    self.policy.save(self.training.out / "model")
+                self.updater.spread.save(self.training.out / "model")
                 self._say(f"the policy is in {self.training.out / 'model'}")
         self._log = None
         return figures
@@ -184,9 +183,9 @@ class Learner:
         figures = evaluation.judge(episodes)
         earlier = [value for step, value in self.history.items() if step < self.step]
         self.history[self.step] = figures[TARGET]
+        if not earlier or figures[TARGET] > max(earlier):
+            self.updater.spread.save(self.training.out / "best")
         if self._log is not None:
-            if not earlier or figures[TARGET] > max(earlier):
-                self.policy.save(self.training.out / "best")
             if self.training.transcripts:
                 write_transcripts(episodes[: self.training.transcripts], self.training.out, self.step)
             self._log.log(self.step, figures, {"seconds/evaluate": time.perf_counter() - begin})
@@ -211,7 +210,7 @@ class Learner:
             Stopped: Some rank was asked to stop.
         """
         done: list[T] = []
-        with suppress(Stopped):
+        with suppress(Stopped), self.updater.spread.whole():
             done.append(work())
         if self.ranks.any(self._interrupt.asked):
             raise Stopped
@@ -242,8 +241,9 @@ class Learner:
 
     def _save(self) -> None:
         """Keep the run as it is now."""
-        if self._log is not None and self._saved != self.step:
-            self._log.sync()
+        if self._saved != self.step:
+            if self._log is not None:
+                self._log.sync()
             self.checkpoints.save(self._state())
         self._saved = self.step
         self.ranks.wait()

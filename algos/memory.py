@@ -19,8 +19,9 @@ STATES = 20
 feed-forward layer: autograd keeps 17 in transformers' Qwen3 and 13 in its Llama; the rest is for the way back."""
 
 
-def needed(policy: Policy, algorithm: Algorithm, training: Training[Any]) -> dict[str, float]:
-    """GiB by purpose, an upper estimate: it takes all rows to reach their last token at once."""
+def needed(policy: Policy, algorithm: Algorithm, training: Training[Any], ranks: int = 1) -> dict[str, float]:
+    """GiB by purpose in each of `ranks` processes, an upper estimate: it takes all rows to reach their last token at
+    once, and sharded weights to be whole, as they are in rollouts."""
     config = policy.core.config.get_text_config()
     trained = sum(w.numel() * w.element_size() for w in policy.trainable().values())
     weights = sum(w.numel() * w.element_size() for w in policy.parameters())
@@ -34,11 +35,13 @@ def needed(policy: Policy, algorithm: Algorithm, training: Training[Any]) -> dic
     layer = (STATES * config.hidden_size + 3 * getattr(config, "intermediate_size", 4 * config.hidden_size)) * size
     kept = layers * config.hidden_size * size + layer if training.gradient_checkpointing else layers * layer
     parameters = sum(w.numel() for w in policy.model.parameters())
+    own = trained / (ranks if training.shard else 1)
     bytes_by_purpose = {
         "weights": weights,
-        "gradients": trained,
-        "optimizer": 2 * trained,
-        "reference": trained if algorithm.uses_reference and not policy.adapted else 0,
+        "a piece of them": own if training.shard and ranks > 1 else 0,
+        "gradients": own,
+        "optimizer": 2 * own,
+        "reference": own if algorithm.uses_reference and not policy.adapted else 0,
         "sampler's weights": parameters * 4 * sampler,
         "sampler's keys and values": row * training.rows * min(training.max_episode_tokens, policy.context),
         "activations": kept * training.micro_tokens,

@@ -18,7 +18,7 @@ from algos.config import Optimization
 
 A = TypeVar("A")
 
-FREE = ("out", "resume", "dry_run", "keep", "checkpoint_every", "rows", "micro_tokens")
+FREE = ("out", "resume", "dry_run", "keep", "checkpoint_every", "rows", "micro_tokens", "shard")
 """Settings that a resumed run may change: the updates are the same, up to rounding."""
 
 
@@ -75,6 +75,9 @@ class Training(Generic[A]):
     """"mixed": products in bfloat16, for CPUs and GPUs that have it; "bfloat16": weights too."""
     gradient_checkpointing: bool = False
     """Compute each layer again on the way back: less memory, about a third more time."""
+    shard: bool = False
+    """With several processes: cut weights, gradients and moments into one piece a process (FSDP2), in place of copies.
+    Saves most of the memory of updates; costs two gathers of all weights a micro-batch. Rollouts have them whole."""
     device: str | None = None
     """A GPU where there is one, by default."""
     threads: int | None = None
@@ -98,5 +101,12 @@ class Training(Generic[A]):
             raise ValueError(f"temperature is positive: greedy play explores nothing; got {self.temperature}")
         if self.value_lr is not None and not self.value_lr > 0:
             raise ValueError(f"value_lr is positive, or None for that of the other weights; got {self.value_lr}")
+        if self.shard and self.lora_rank:
+            raise ValueError(
+                f"shard cuts up weights that are trained, and an adapter (lora_rank={self.lora_rank}) has few: leave "
+                "one of them out"
+            )
+        if self.shard and self.optimization.method == "muon":
+            raise ValueError('Muon needs matrices whole, and shard cuts them: set method="adamw", or leave shard out')
         if self.patience and not self.evaluate_every:
             raise ValueError("patience counts evaluations, and evaluate_every=0 makes none; set one of them")

@@ -22,7 +22,8 @@ from agents.llm.transcript import Transcript
 from algos import losses
 from algos.algorithm import Algorithm
 from algos.batch import Batch, Credit, mean_metric
-from algos.distributed import Ranks
+from algos.distributed import Ranks, Replicas, Spread
+from algos.sharding import NOTHING, Shards
 from algos.tally import Tally
 from algos.training import Training
 
@@ -55,8 +56,9 @@ class Updater:
         self.algorithm = algorithm
         self.training = training
         self.ranks = ranks
+        cut = training.shard and ranks.size > 1
+        self.spread: Spread = Shards(policy, ranks) if cut else Replicas(policy, ranks)
         self.weights = policy.trainable()
-        ranks.align(self.weights.values())
         if algorithm.uses_reference and not policy.adapted:
             policy.keep_reference()
         self._sets = [(training.optimization, _without_head(self.weights))]
@@ -128,10 +130,12 @@ class Updater:
     def _read(self, batch: Batch, of: Callable[[Pack], Tensor]) -> Tensor:
         """float32 [N]: what `of` says of the tokens of a pack, for all tokens of a batch."""
 
-        def work(cut: Sequence[Pack]) -> Tensor:
+        def work(cut: Sequence[Pack], besides: int) -> Tensor:
             result = torch.zeros(batch.num_tokens, device=batch.row.device)
             for pack in cut:
                 result[batch.locate(pack.index.to(result.device))] = of(pack)
+            for _ in range(besides):
+                self._score(NOTHING)
             return result
 
         return self._fitting(batch.transcripts, work)
@@ -145,7 +149,7 @@ class Updater:
         numbers = torch.nonzero(train).flatten()
         transcripts = [batch.transcripts[number] for number in numbers.tolist()]
 
-        def work(cut: Sequence[Pack]) -> tuple[float, Tally]:
+        def work(cut: Sequence[Pack], besides: int) -> tuple[float, Tally]:
             self._clear()
             loss, figures = 0.0, Tally()
             for pack in cut:
@@ -154,20 +158,22 @@ class Updater:
                 scores = self._score(pack)
                 part = batch.part(tokens, credit)
                 result = self.algorithm.loss(part, scores.logprobs, scores.values, scores.entropy)
-                (result.total / divisor).backward()
+                self.spread.backward(result.total / divisor)
                 loss += float(result.total.detach()) / divisor
                 metrics = dict(result.metrics)
                 if first:
                     now = scores.logprobs.detach()
                     metrics["mismatch_kl"] = mean_metric(losses.k3(part.old_logprobs.to(now.dtype), now))
                 figures.add_metrics(metrics)
+            for _ in range(besides):
+                scores = self._score(NOTHING)
+                parts = [part for part in (scores.logprobs, scores.values) if part is not None]
+                torch.autograd.backward(parts, [torch.zeros_like(part) for part in parts])
             return loss, figures
 
         loss, figures = self._fitting(transcripts, work)
         loss = float(self.ranks.total(torch.tensor(loss, dtype=torch.float64)))
-        weights = list(self.weights.values())
-        self.ranks.add_gradients(weights)
-        norm = float(torch.nn.utils.clip_grad_norm_(weights, self.training.optimization.clip))
+        norm = self.spread.conclude(self.training.optimization.clip)
         if math.isfinite(loss) and math.isfinite(norm):
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -191,15 +197,23 @@ class Updater:
     def _score(self, pack: Pack) -> Any:
         return self.policy(pack, self.training.temperature, self.algorithm.uses_entropy)
 
-    def _fitting(self, transcripts: Sequence[Transcript], work: Callable[[Sequence[Pack]], T]) -> T:
-        """What `work` makes of the transcripts in packs; begun again with smaller ones where memory runs out."""
+    def _fitting(self, transcripts: Sequence[Transcript], work: Callable[[Sequence[Pack], int], T]) -> T:
+        """What `work` makes of the transcripts in packs, and of so many passes besides that only others need; begun
+        again with smaller packs where memory runs out."""
         while True:
             cut = packs(transcripts, self.micro_tokens, self.policy.shares)
             try:
-                return work(cut)
+                with self.spread.passes(len(cut)) as besides:
+                    return work(cut, besides)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
+                if not self.spread.recovers:
+                    raise torch.OutOfMemoryError(
+                        f"memory does not hold {self.micro_tokens:,} tokens at a time, and with shard the other "
+                        "processes wait in the middle of this pass: go on from the last checkpoint with --resume and "
+                        "a smaller --micro-tokens"
+                    ) from error
                 if len(cut) == len(transcripts):
                     raise torch.OutOfMemoryError(
                         "memory does not hold one transcript: lower max_episode_tokens, set gradient_checkpointing or "

@@ -8,7 +8,7 @@ A policy that is made checks on a few tokens that both ways agree with the model
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +179,7 @@ class Policy(nn.Module):
         logprobs, entropy = token_scores(
             hidden, pack.target, self.logits, self.vocabulary, temperature, entropy_gradient
         )
-        values = None if self.value_head is None else self.value_head(hidden.float())[:, 0]
+        values = None if self.value_head is None else self.value_head(hidden.float()).sum(1)
         return Scores(logprobs, entropy, values)
 
     @torch.no_grad()
@@ -223,17 +223,19 @@ class Policy(nn.Module):
                 with self.model.disable_adapter():
                     yield
                 return
-            weights = {name: weight for name, weight in self.model.named_parameters() if name in self._kept}
-            trained = {name: weight.data for name, weight in weights.items()}
+            pairs = [(w, self._kept[name]) for name, w in self.model.named_parameters() if name in self._kept]
+            _exchange(pairs)
             try:
-                for name, weight in weights.items():
-                    weight.data = self._kept[name].to(weight.device)
                 yield
             finally:
-                for name, weight in weights.items():
-                    weight.data = trained[name]
+                _exchange(pairs)
 
-    def save(self, folder: str | Path, dtype: Literal["float32", "bfloat16"] | None = None) -> None:
+    def save(
+        self,
+        folder: str | Path,
+        dtype: Literal["float32", "bfloat16"] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Write a folder that `load` reads: weights (of the adapter alone, with one), tokenizer, value head.
 
         It is written whole or not at all, and replaces an older one.
@@ -241,17 +243,22 @@ class Policy(nn.Module):
         Args:
             folder: Where to.
             dtype: Of the weights in the file; as they are by default.
+            weights: By the names of `state_dict`, in place of the policy's own, which may be in pieces.
 
         Raises:
             FileExistsError: The folder holds something that is no model.
         """
         model = self.model if dtype is None else copy.deepcopy(self.model).to(DTYPES[dtype])
         with replace_folder(Path(folder), ("config.json", "adapter_config.json")) as fresh:
+            options: dict[str, Any] = {"save_embedding_layers": False} if self.adapted else {}
+            if weights is not None:
+                options["state_dict"] = _below("model.", weights)
             with no_bars():
-                model.save_pretrained(fresh, **({"save_embedding_layers": False} if self.adapted else {}))
+                model.save_pretrained(fresh, **options)
             self.tokenizer.save_pretrained(fresh)
             if self.value_head is not None:
-                save_file(self.value_head.state_dict(), fresh / VALUE_HEAD)
+                head = self.value_head.state_dict() if weights is None else _below("value_head.", weights)
+                save_file(head, fresh / VALUE_HEAD)
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """What the decoder multiplies in."""
@@ -300,3 +307,16 @@ class Policy(nn.Module):
         if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma
             logits = torch.tanh(logits / cap) * cap
         return logits  # type: ignore[no-any-return]
+
+
+def _exchange(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Swap what the tensors of each pair hold; in place, as a piece of a weight is read by other processes too."""
+    for one, other in pairs:
+        held = one.detach().clone()
+        one.copy_(other)
+        other.copy_(held)
+
+
+def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
