@@ -160,7 +160,7 @@ class Replicas:
 
     def backward(self, loss: Tensor) -> None:
         """Gradients stay with the rank for now."""
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def conclude(self, longest: float) -> float:
         """All ranks add up their gradients."""

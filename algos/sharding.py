@@ -25,6 +25,7 @@ from agents.llm.packing import packs
 from agents.llm.policy import Policy
 from agents.llm.transcript import Transcript, TurnSpan
 from algos.distributed import Ranks
+from algos.storage import check_storage
 
 _TOKENS = np.zeros(2, np.int64), np.array([False, True]), np.zeros(2, np.float32)
 NOTHING = packs([Transcript(*_TOKENS, prompt=1, shared=0, turns=(TurnSpan(1, 2, "stop"),))], 1)[0]
@@ -41,6 +42,7 @@ class Shards:
 
     Raises:
         ValueError: An adapter, or a model whose blocks are not known.
+        ImportError: A torch whose checkpoints of pieces are pickles.
     """
 
     recovers = False
@@ -52,14 +54,13 @@ class Shards:
         blocks = [module for module in policy.core.modules() if type(module).__name__ in names]
         if not blocks:
             raise ValueError(f"{type(policy.core).__name__} does not say what its blocks are: leave shard out")
+        check_storage()
         ranks.align(policy.trainable().values())
         mesh = init_device_mesh(policy.device.type, (ranks.size,))
         heads = [] if policy.value_head is None else [policy.value_head]  # in float32 where the model is not
-        for module in (*blocks, *heads, policy):
-            fully_shard(module, mesh=mesh)
+        self._units: list[FSDPModule] = [fully_shard(module, mesh=mesh) for module in (*blocks, *heads, policy)]
         self._policy = policy
         self._ranks = ranks
-        self._units = [module for module in policy.modules() if isinstance(module, FSDPModule)]
         with torch.no_grad(), self.passes(1):
             policy(NOTHING)  # FSDP learns from its first pass which module holds all others
 
@@ -94,7 +95,7 @@ class Shards:
             yield
         finally:
             for unit in self._units:
-                unit.set_reshard_after_forward(unit is not self._policy, recurse=False)
+                unit.set_reshard_after_forward(unit is not self._units[-1], recurse=False)
                 unit.reshard()
 
     @torch.no_grad()

@@ -6,18 +6,24 @@ used here keeps it as JSON in the header of each safetensors file, and neither w
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 SUFFIX = ".safetensors"
+
+
+def check_storage() -> None:
+    """Raise ImportError where this torch cannot write pieces in that way."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
+    if "save_distributed" not in inspect.signature(HuggingFaceStorageWriter).parameters:
+        raise ImportError(f"shard needs a newer torch than {torch.__version__}, such as 2.13; or leave shard out")
 
 
 def in_pieces(tensors: Mapping[str, Tensor]) -> bool:
@@ -32,7 +38,10 @@ def write_pieces(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         folder: Where no such files are yet; the same for all ranks.
         tensors: The same names on all ranks. Those that are not in pieces are equal, and are written once.
     """
-    dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
 def read_pieces(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -46,6 +55,10 @@ def read_pieces(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         SafetensorError, ValueError: A file that is something else.
     """
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     reader = HuggingFaceStorageReader(str(folder))
     tensors: dict[str, Tensor] = {}
     for name, kind in reader.read_metadata().state_dict_metadata.items():
@@ -58,5 +71,5 @@ def read_pieces(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
             tensors[name] = torch.empty(kind.size, dtype=kind.properties.dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # that is what is asked for
-        dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+        load(tensors, storage_reader=reader, no_dist=True)
     return tensors

@@ -36,6 +36,17 @@ REWARDS = [1.0, 0.5, -1.0, 0.3, 0.3, 0.3, 0.1, 0.631, -0.5, -1.0, -1.0, -1.0]
 
 def ranks(module: str, *arguments: str, size: int = 2) -> None:
     """Run a module as torchrun does."""
+    started = start(module, *arguments, size=size)
+    try:
+        told = [process.communicate(timeout=200)[0].decode() for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert all(process.returncode == 0 for process in started), "\n".join(told)
+
+
+def start(module: str, *arguments: str, size: int = 2) -> list[subprocess.Popen[bytes]]:
+    """Start a module as torchrun does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -45,12 +56,7 @@ def ranks(module: str, *arguments: str, size: int = 2) -> None:
         environment = os.environ | {name: str(value) for name, value in place.items()} | {"OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", module, *arguments]
         started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-    try:
-        told = [process.communicate(timeout=200)[0].decode() for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert all(process.returncode == 0 for process in started), "\n".join(told)
+    return started
 
 
 def update(algorithm: str, folder: Path, processes: Ranks) -> None:
@@ -69,24 +75,32 @@ def update(algorithm: str, folder: Path, processes: Ranks) -> None:
         tally.join(updater.update(batch, 4, step))
     figures = tally.over(processes).means()
     if processes.first:
-        (folder / f"{processes.size}.json").write_text(json.dumps(figures))
+        (folder / f"{algorithm}-{processes.size}.json").write_text(json.dumps(figures))
         save_file(
             {name: weight.detach() - start[name] for name, weight in updater.weights.items()},
-            folder / f"{processes.size}.safetensors",
+            folder / f"{algorithm}-{processes.size}.safetensors",
         )
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
-def test_two_processes_make_the_update_of_one(tmp_path: Path, algorithm: str) -> None:
-    ranks("tests.algos.test_distributed", algorithm, str(tmp_path))
-    update(algorithm, tmp_path, Ranks())
-    one, two = (load_file(tmp_path / f"{size}.safetensors") for size in (1, 2))
+@pytest.fixture(scope="module")
+def updates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left, started once, and one."""
+    folder = tmp_path_factory.mktemp("updates")
+    ranks("tests.algos.test_distributed", str(folder))
+    for algorithm in ALGORITHMS:
+        update(algorithm, folder, Ranks())
+    return folder
+
+
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+def test_two_processes_make_the_update_of_one(updates: Path, algorithm: str) -> None:
+    one, two = (load_file(updates / f"{algorithm}-{size}.safetensors") for size in (1, 2))
     assert one.keys() == two.keys()
     moved = torch.cat([one[name].flatten() for name in one])
     apart = torch.cat([(two[name] - one[name]).flatten() for name in one])
     assert float(moved.abs().max()) > 1e-3
     assert float(apart.norm() / moved.norm()) < 1e-3
-    figures = [json.loads((tmp_path / f"{size}.json").read_text()) for size in (1, 2)]
+    figures = [json.loads((updates / f"{algorithm}-{size}.json").read_text()) for size in (1, 2)]
     assert figures[0].keys() == figures[1].keys()
     for name in figures[0]:
         assert figures[1][name] == pytest.approx(figures[0][name], rel=1e-3, abs=1e-5), name
@@ -120,4 +134,5 @@ def test_one_process_talks_to_nobody() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined("cpu") as these:
-        update(sys.argv[1], Path(sys.argv[2]), these)
+        for chosen_algorithm in ALGORITHMS:
+            update(chosen_algorithm, Path(sys.argv[1]), these)

@@ -42,7 +42,7 @@ from algos.update import Updater
 from tests.agents.llm.conftest import tiny_model, tiny_tokenizer
 from tests.algos.batches import random_transcript
 from tests.algos.small import learner, settings
-from tests.algos.test_distributed import REWARDS, ranks
+from tests.algos.test_distributed import REWARDS, ranks, start
 
 GRPO = ListwiseGRPO(groups=4, group_size=3, drop="flat", kl="loss", kl_coef=0.1, epochs=2)
 """With two ranks, the second has no pass of its own: its groups are flat."""
@@ -195,6 +195,35 @@ def test_the_run_of_two_is_that_of_one(results: Path) -> None:
         assert all(torch.allclose(here[key], there[key], atol=1e-4) for key in here)
     files = [sorted(p.name for p in (results / f"run-{size}" / "model").iterdir()) for size in (1, 2)]
     assert files[0] == files[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2)])
+def test_killed_in_a_checkpoint_and_resumed_by_others(tmp_path: Path, before: int, after: int) -> None:
+    algorithm, steps = ListwiseGRPO(groups=4, group_size=4), 4
+    learner(settings(algorithm, tmp_path / "one", steps=steps, evaluate_every=0)).train()
+    cut = tmp_path / "cut"
+    told: dict[str, Any] = {"out": str(cut), "steps": steps, "evaluate_every": 0, "shard": True}
+    started = start("tests.algos.small", json.dumps(told), size=before)
+    try:
+        first = cut / "checkpoints" / "step-00000001" / "COMPLETE"
+        while not first.exists() or not list(first.parent.parent.glob(".step-*")):
+            assert all(process.poll() is None for process in started), started[0].communicate()[0].decode()
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    assert not (cut / "model").exists()
+    ranks("tests.algos.small", json.dumps(told | {"resume": True}), size=after)
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "cut")
+    )
+    assert len(one) == len(two) == steps
+    for here, there in zip(one, two, strict=True):
+        assert here.keys() == there.keys()
+        np.testing.assert_allclose(list(here.values()), list(there.values()), rtol=2e-3, atol=2e-4)
+    assert not list((cut / "checkpoints").glob(".step-*"))
 
 
 class _Bomb:
