@@ -119,41 +119,37 @@ def violation(episode: Episode) -> Violation | None:
     return Violation(episode.task_index, seed, episode.target, episode.ranking, actions)
 
 
-def choose(found: Sequence[Violation], mining: Mining, key: Sequence[int]) -> IntArray:
-    """int64 [V]: place among the items above the positive, 0 for the first of the list, of each violation's negative.
-
-    Args:
-        found: V violations.
-        mining: How hard negatives are.
-        key: Of the random numbers.
-    """
-    if mining.hardness == "top":
-        return np.zeros(len(found), np.int64)
-    choices = np.array([len(each.above) for each in found], np.int64)
-    return (np.random.default_rng(key).random(len(found)) * choices).astype(np.int64)
-
-
 def serve(
-    found: Sequence[Violation], chosen: IntArray, mining: Mining, places: IntArray, total: int, key: Sequence[int]
-) -> IntArray:
-    """int64 [n]: which of the violations are learnt from at `places` of a round.
+    found: Sequence[Violation], mining: Mining, now: Round, places: IntArray, total: int, seed: int
+) -> tuple[IntArray, IntArray]:
+    """What is learnt from at some places of a round.
 
-    All come once before any comes again, in random orders; with hardness "margin", what a round gets to is sorted by
-    how many places of the list lie between negative and positive.
+    Violations come once each before any comes again, in random orders; with hardness "margin", all that the round gets
+    to is sorted by how far negative and positive stand from each other. A violation has the same negative all through
+    the round.
 
     Args:
         found: V violations.
-        chosen: int64 [V], from `choose`.
-        mining: In which order.
+        mining: How hard, and in which order.
+        now: The round.
         places: int64 [n], each below `total`.
         total: Places of the round.
-        key: Of the random numbers.
+        seed: Of the run.
+
+    Returns:
+        int64 [n] each: number of the violation, and where in its `above` the negative stands.
     """
-    if mining.hardness != "margin":
-        return shuffled(places, len(found), key)
-    row = shuffled(np.arange(total), len(found), key)
-    margins = np.array([len(each.above) for each in found], np.int64) - chosen
-    return row[np.argsort(margins[row], kind="stable")][places]
+    choices = np.array([len(each.above) for each in found], np.int64)
+    chosen = (np.random.default_rng([seed, 9, now.number]).random(len(found)) * choices).astype(np.int64)
+    if mining.hardness == "top":
+        chosen[:] = 0
+    order = [seed, 10, now.number]
+    if mining.hardness == "margin":
+        row = shuffled(np.arange(total), len(found), order)
+        served = row[np.argsort((choices - chosen)[row], kind="stable")][places]
+    else:
+        served = shuffled(places, len(found), order)
+    return served, chosen[served]
 
 
 def mine(stage: Stage, mining: Mining, number: int) -> tuple[Violation, ...]:

@@ -41,7 +41,7 @@ from agentrec_env.prompts import Direction
 from algos.advantages import group_size, group_sum
 from algos.batch import Batch
 from algos.listwise_grpo import ListwiseGRPO
-from algos.pairs import Mining, Round, Violation, choose, mine, serve
+from algos.pairs import Mining, Round, Violation, mine, serve
 from algos.questions import Letter, Question
 from algos.requests import Requests, draw
 from algos.rollout import Rollout
@@ -105,17 +105,16 @@ class PPR(ListwiseGRPO):
         places = (step - now.begin) * asked + np.arange(asked)
         pairs = places // len(directions)
         total = -(-(now.end - now.begin) * asked // len(directions))
-        chosen = choose(found, self.mining, [seed, 9, now.number])
-        served = serve(found, chosen, self.mining, pairs, total, [seed, 10, now.number])
+        served, chosen = serve(found, self.mining, now, pairs, total, seed)
         letters: tuple[Letter, Letter] = ("A", "B")
         first = int(np.random.default_rng([seed, 11, now.number]).integers(2))
         questions = [
             Question(
-                found[each].above[chosen[each]],
+                found[each].above[negative],
                 directions[place % len(directions)],
                 letters[(place // len(directions) + first) % 2],
             )
-            for each, place in zip(served.tolist(), places.tolist(), strict=True)
+            for each, negative, place in zip(served.tolist(), chosen.tolist(), places.tolist(), strict=True)
         ]
         lists = draw(step, self.groups - asked, self.group_size, num_tasks, seed)
         seeds = np.random.default_rng([seed, 12, step]).integers(2**31, size=asked)

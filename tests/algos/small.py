@@ -25,9 +25,12 @@ from agents.llm.policy import Policy
 from algos import checkpoint
 from algos.config import Optimization
 from algos.distributed import Ranks, joined
+from algos.dpo import DPO
 from algos.learner import Learner
 from algos.listwise_grpo import ListwiseGRPO
+from algos.pairs import Mining
 from algos.ppo import PPO
+from algos.ppr import PPR
 from algos.training import Training
 from tests.agents.llm.test_agent import CALL, LIST, OTHER, puppet
 from tests.conftest import random_dataset
@@ -42,6 +45,14 @@ HABITS: Mapping[str, Mapping[str, float]] = {
     "hm": {"hm": 20.0, "<|im_end|>": 20.0},
 }
 """A third of all turns is a call, a third a list, a third nothing that the environment understands."""
+LETTERS: Mapping[str, Mapping[str, float]] = {
+    **HABITS,
+    "<answer>": {LIST: 20.0, OTHER: 20.0, "A": 20.0, "B": 19.5},
+    "A": {"</answer>": 20.0},
+    "B": {"</answer>": 20.0},
+}
+"""The same for algorithms of pairs: an answer is now a list, now a letter, whatever was asked for."""
+MINING = Mining(mine_tasks=24, mine_temperature=1.0)
 ENVIRONMENT = Config(tools=["get_user_profile"], max_calls=3, retries=1)
 
 
@@ -68,7 +79,7 @@ def learner(training: Training[Any], ranks: Ranks | None = None) -> Learner:
     """A run of the puppet, which has a value head where the algorithm asks for one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the puppet leaves to chance what has no part in its habits
-        policy = puppet(HABITS)
+        policy = puppet(LETTERS if hasattr(training.algorithm, "mining") else HABITS)
     if training.algorithm.uses_values:
         policy = Policy(policy.model, policy.tokenizer, value_head=True)
     world = World(random_dataset(), num_candidates=5, history_length=3)
@@ -143,7 +154,12 @@ def main() -> None:
     the caller's part. Every third time it is asked to stop instead. It must not be in a process that computes.
     """
     changes = json.loads(sys.argv[1])
-    algorithm = {"grpo": ListwiseGRPO(groups=4, group_size=4), "ppo": PPO(groups=8, epochs=2, minibatches=2)}
+    algorithm: Mapping[str, Any] = {
+        "grpo": ListwiseGRPO(groups=4, group_size=4),
+        "ppo": PPO(groups=8, epochs=2, minibatches=2),
+        "ppr": PPR(groups=4, group_size=4, lists=0.25, mining=replace(MINING, rounds=2)),
+        "dpo": DPO(groups=4, negatives=2, mining=replace(MINING, rounds=2)),
+    }
     torch.set_num_threads(1)
     chosen, out, kills = algorithm[changes.pop("algorithm", "grpo")], changes.pop("out"), changes.pop("kills", None)
     if kills is None:

@@ -107,7 +107,7 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo", "ppr", "dpo"])
 def test_killed_at_many_moments_it_is_the_same_run(tmp_path: Path, algorithm: str) -> None:
     small_run(out=str(tmp_path), steps=10, evaluate_every=5, evaluate_tasks=4, kills=20, algorithm=algorithm)
     same_runs(tmp_path / "whole", tmp_path / "cut")
