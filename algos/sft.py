@@ -43,6 +43,7 @@ from algos.checkpoint import Checkpoints, State, optimizer_tensors, restore_opti
 from algos.config import Optimization, record_config
 from algos.demonstrations import Demonstrations, Lessons, Scribe, overview
 from algos.interrupt import Interrupt, Stopped
+from algos.repeats import Repeats, unlikelihood
 from algos.runlog import METRICS, RunLog
 
 MAX_BAD_STEPS = 10
@@ -73,6 +74,8 @@ class SFTConfig:
     """Updates."""
     episodes: int = 16
     """Episodes an update."""
+    repeats: float = 0.0
+    """Weight of the unlikelihood of naming a candidate twice in an answer (`algos.repeats`); 0: it is left out."""
     micro_tokens: int = 8192
     """Tokens computed at a time; it changes memory and speed, not the update."""
     evaluate_every: int = 500
@@ -107,6 +110,8 @@ class SFTConfig:
         for name in ("lora_rank", "evaluate_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is at least 0; got {getattr(self, name)}")
+        if self.repeats < 0:
+            raise ValueError(f"repeats is a weight, at least 0; got {self.repeats}")
         if self.model == "new" and self.lora_rank:
             raise ValueError("an adapter on random weights learns nothing; leave lora_rank out with model='new'")
         try:
@@ -141,6 +146,7 @@ class SFT:
         rules = self.envs.scenario.rules.text
         teacher = make(config.teacher, **json.loads(config.teacher_args))
         scribe = Scribe(self.policy.tokenizer, self.chat, rules)
+        self.repeats = Repeats(self.policy.tokenizer, config.env.num_candidates) if config.repeats else None
         self.demonstrations = Demonstrations(self.envs, teacher, scribe, config.lessons, config.seed)
         self.weights = self.policy.trainable()
         self.optimizers = config.optimization.optimizers(self.weights)
@@ -205,13 +211,17 @@ class SFT:
         config = self.config
         rate = config.optimization.set_rate(self.optimizers, self.step, config.steps)
         total = sum(int(transcript.mask.sum()) for transcript in transcripts)
-        loss = 0.0
+        loss = repeats = 0.0
         for pack in packs(transcripts, config.micro_tokens, self.policy.shares):
-            part = -self.policy(pack).logprobs.sum() / total
-            part.backward()
+            own = len(pack.target)
+            logprobs = self.policy(pack if self.repeats is None else self.repeats.add(pack, transcripts)).logprobs
+            part = -logprobs[:own].sum() / total
+            again = unlikelihood(logprobs[own:]).sum() / total
+            (part + config.repeats * again).backward()
             loss += float(part.detach())
+            repeats += float(again.detach())
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.weights.values()), config.optimization.clip))
-        if math.isfinite(loss) and math.isfinite(norm):
+        if math.isfinite(loss + repeats) and math.isfinite(norm):
             for optimizer in self.optimizers:
                 optimizer.step()
             self._bad = 0
@@ -227,6 +237,7 @@ class SFT:
             weight.grad = None
         return {
             "loss": loss if math.isfinite(loss) else -1.0,
+            "repeats": repeats if math.isfinite(repeats) else -1.0,
             "gradient_norm": norm if math.isfinite(norm) else -1.0,
             "rate": rate,
             "skipped": float(self.skipped),
