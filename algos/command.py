@@ -11,6 +11,7 @@ import tyro
 from algos.distributed import joined
 from algos.learner import Learner
 from algos.memory import available, needed, table
+from algos.pairs import Mining
 from algos.training import Training
 
 
@@ -40,6 +41,7 @@ def plan(learner: Learner) -> str:
     groups, episodes = algorithm.groups, algorithm.groups * algorithm.group_size
     weights = sum(weight.numel() for weight in learner.updater.weights.values())
     every = training.evaluate_every
+    mining: Mining | None = getattr(algorithm, "mining", None)
     lines = [
         f"{type(algorithm).__name__} on {envs.world.protocol}",
         f"  model       {training.model}: {weights:,} weights to train, {training.dtype} on {learner.policy.device}",
@@ -47,6 +49,7 @@ def plan(learner: Learner) -> str:
         f"{algorithm.epochs * algorithm.minibatches} updates",
         f"  the run     {training.steps:,} steps, {training.steps * episodes:,} episodes, "
         f"{training.steps * groups / envs.num_tasks:.2f} times the {envs.num_tasks:,} training tasks",
+        *([] if mining is None else [f"  mined       {mining.plan(envs.num_tasks)}"]),
         f"  judged      {f'every {every} steps on {training.evaluate_tasks:,} valid tasks' if every else 'never'}",
         f"  processes   {learner.ranks.size}",
         f"  folder      {training.out}",

@@ -72,6 +72,12 @@ class Mining:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}; got {getattr(self, name)}")
 
+    def plan(self, num_tasks: int) -> str:
+        """What would be mined of the training tasks, in words."""
+        tasks = f"{min(self.mine_tasks or num_tasks, num_tasks):,} of the training tasks"
+        times = "1 time" if self.rounds == 1 else f"{self.rounds} times"
+        return f"{tasks}, {times}" + (f"; the first time read from {self.mined}" if self.mined else "")
+
     def round(self, step: int, steps: int) -> Round:
         """The round of a step.
 
