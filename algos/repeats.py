@@ -1,7 +1,7 @@
 """What an answer must not say: the number of a candidate that it has named before.
 
-The likelihood of good answers says so in passing only: naming one twice costs a few hundredths of a nat in a loss of two
-nats, most of which is what nobody can know, while one repeat in ten picks makes an answer invalid. Unlikelihood
+The likelihood of good answers says so in passing only: naming one twice costs a few hundredths of a nat in a loss of
+two nats, most of which is what nobody can know, while one repeat in ten picks makes an answer invalid. Unlikelihood
 training (Welleck et al., 2020, arXiv 1908.04319) says it outright: -log(1 - p) for each number p that stands there.
 """
 
