@@ -156,7 +156,7 @@ class Learner:
         }
         if self._log is not None:
             self._log.log(self.step, figures, timings)
-            shown = [f"{name} {figures[name]:.3f}" for name in ("reward", "loss") if name in figures][:1]
+            shown = [f"{name} {figures[name]:.3f}" for name in ("reward", "preference/loss") if name in figures]
             shown += [f"invalid {100 * figures['invalid']:.1f} %"] if "invalid" in figures else []
             text = ", ".join([*shown, f"{timings['tokens_per_second']:,.0f} tokens/s"])
             self._log.advance(self.step, text)

@@ -41,7 +41,7 @@ def needed(policy: Policy, algorithm: Algorithm, training: Training[Any], ranks:
         "a piece of them": own if training.shard and ranks > 1 else 0,
         "gradients": own,
         "optimizer": 2 * own,
-        "reference": own if algorithm.uses_reference and not policy.adapted else 0,
+        "reference": own if algorithm.uses_reference else 0,
         "sampler's weights": parameters * 4 * sampler,
         "sampler's keys and values": row * training.rows * min(training.max_episode_tokens, policy.context),
         "activations": kept * training.micro_tokens,

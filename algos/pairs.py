@@ -169,7 +169,7 @@ def mine(stage: Stage, mining: Mining, number: int) -> tuple[Violation, ...]:
     """
     header = _header(stage, mining, number)
     if mining.mined is not None and number == 0:
-        path, header = mining.mined, {"world": header["world"]}
+        path, header = mining.mined, {name: header[name] for name in ("world", "split")}
         if not path.is_file():
             raise FileNotFoundError(f"mined is a file that another run has left in its folder {FOLDER}/; got {path}")
     else:
@@ -183,6 +183,7 @@ def _header(stage: Stage, mining: Mining, number: int) -> dict[str, Any]:
     """What a file says of itself first."""
     return {
         "world": stage.envs.world.protocol,
+        "split": stage.envs.scenario.config.task_split,
         "tools": list(stage.envs.scenario.rules.tools),
         "round": number + 1,
         "tasks": min(mining.mine_tasks or stage.num_tasks, stage.num_tasks),

@@ -59,7 +59,7 @@ class Updater:
         cut = training.shard and ranks.size > 1
         self.spread: Spread = Shards(policy, ranks) if cut else Replicas(policy, ranks)
         self.weights = policy.trainable()
-        if algorithm.uses_reference and not policy.adapted:
+        if algorithm.uses_reference:
             policy.keep_reference()
         self._sets = [(training.optimization, _without_head(self.weights))]
         head = {name: weight for name, weight in self.weights.items() if name not in self._sets[0][1]}
