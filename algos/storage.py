@@ -55,6 +55,7 @@ def read_pieces(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         SafetensorError, ValueError: A file that is something else.
     """
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
@@ -71,5 +72,8 @@ def read_pieces(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
             tensors[name] = torch.empty(kind.size, dtype=kind.properties.dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # that is what is asked for
-        load(tensors, storage_reader=reader, no_dist=True)
+        try:
+            load(tensors, storage_reader=reader, no_dist=True)
+        except CheckpointException as error:  # no Exception to Python
+            raise ValueError(str(error)) from None
     return tensors
