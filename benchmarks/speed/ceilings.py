@@ -1,18 +1,21 @@
-"""What a device could do at best: memory bandwidth and matrix products measured there, and the least work of a rollout.
+"""What a device could do at best: memory bandwidth and matrix products measured there, and the least work of a step.
 
 The least work is counted from the architecture: every different token read once, every weight and every key and value
-that a step needs fetched once a step. Time at the ceiling over time taken says how far a rollout is from it.
+that a step of decoding needs fetched once a step. Time at the ceiling over time taken says how far a rollout or an
+update is from it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
+from agents.llm.packing import packs
+from agents.llm.transcript import Transcript
 from benchmarks.speed.workload import Shape, Workload
 
 
@@ -41,6 +44,22 @@ class Work:
     """The same where each row fetches its own copy of its prompt's keys and values."""
 
 
+@dataclass(frozen=True)
+class UpdateWork:
+    """The least that a gradient of some transcripts must do."""
+
+    tokens: int
+    """Different tokens that are read: a common head counts once."""
+    tokens_unshared: int
+    """Tokens that are read where each transcript is read by itself."""
+    rule_flops: float
+    """6 x different tokens x all weights: the rule of thumb, which counts the output layer at every token and attention
+    at none."""
+    flops: float
+    """Three times the products of a forward pass: the layers' matrices for each different token, the output layer for
+    each sampled one, and attention for each pair of a token and one that it sees."""
+
+
 def measure(device: str, dtype: torch.dtype, seconds: float = 1.0) -> Ceilings:
     """Ceilings of a device, best of several tries within about `seconds` each."""
     cuda = device != "cpu"
@@ -60,8 +79,7 @@ def least(shape: Shape, workload: Workload, itemsize: int) -> Work:
     plan = workload.plan
     heads = shape.heads * shape.head_dim
     keys = shape.kv_heads * shape.head_dim
-    layer = shape.hidden * (2 * heads + 2 * keys + 3 * shape.intermediate)
-    matrices, output = shape.layers * layer, shape.vocabulary * shape.hidden
+    matrices, output = shape.layers * shape.layer_matrices, shape.vocabulary * shape.hidden
     entry = 2 * shape.layers * keys * itemsize  # bytes of one token's keys and values
     shared = workload.prompts()[0].shared
     turn = len(workload.script)
@@ -96,6 +114,20 @@ def least(shape: Shape, workload: Workload, itemsize: int) -> Work:
         float(weights + (fetched + steps * prompts) * entry),
         float(weights + unshared * entry),
     )
+
+
+def least_update(shape: Shape, transcripts: Sequence[Transcript]) -> UpdateWork:
+    """The least work of the gradient of `transcripts`."""
+    pack = packs(transcripts, sum(map(len, transcripts)))[0]
+    sampled = len(pack.target)
+    pairs = sum(
+        own * (own + 1) // 2 + own * (span.end - span.stop)
+        for span, own in ((span, span.stop - span.start) for span in pack.spans)
+    )
+    heads = shape.heads * shape.head_dim
+    forward = 2.0 * shape.layer_matrices * shape.layers * pack.tokens + 4.0 * heads * shape.layers * pairs
+    forward += 2.0 * shape.vocabulary * shape.hidden * sampled
+    return UpdateWork(pack.tokens, sum(pack.lengths), 6.0 * shape.parameters * pack.tokens, 3 * forward)
 
 
 def _best(action: Callable[[], object], cuda: bool, seconds: float) -> float:

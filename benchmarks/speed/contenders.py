@@ -11,6 +11,7 @@ import importlib
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from agents.llm.chat import Prompt
 from agents.llm.decoder import Decoder
 from agents.llm.engine import Engine
 from agents.llm.sampling import Sampling
+from agents.llm.transcript import Transcript, TranscriptWriter
 from benchmarks.speed.workload import SCRIPT, SHAPES, Plan, Workload, look, scripted_model
 
 CERTAIN = 16.0
@@ -53,8 +55,8 @@ class Played:
     seconds: float
     transcripts: list[list[int]]
     """Ids of each row, prompt included."""
-    logprobs: list[list[float]] | None = None
-    """Of the sampled ids, in their order; None where a contender has none."""
+    records: tuple[Transcript, ...] = ()
+    """The same with masks and log-probabilities, as a learner wants them; none where a contender has none."""
 
 
 class Contender(Protocol):
@@ -156,9 +158,8 @@ class Ours(_Base):
         engine, plan = self.engine, self.setup.plan
         start = self.now()
         engine.refresh()
-        prompts = self.workload.prompts()[:rows]
-        transcripts = [list(prompt.ids) for prompt in prompts]
-        logprobs: list[list[float]] = [[] for _ in prompts]
+        prompts = self.prompts()[:rows]
+        writers = [TranscriptWriter(prompt) for prompt in prompts]
         turns = [0] * len(prompts)
         engine.begin(range(len(prompts)), prompts, range(len(prompts)))
         left = len(prompts)
@@ -166,19 +167,23 @@ class Ours(_Base):
             asking, answers = [], []
             for done in engine.run():
                 sampled = done.ids.tolist()
-                transcripts[done.row] += sampled
-                logprobs[done.row] += done.logprobs.tolist()
+                writers[done.row].sampled(sampled, done.logprobs.tolist(), done.stop)
                 if turns[done.row] == plan.turns:
                     engine.release(done.row)
                     left -= 1
                     continue
                 answers.append(self.answer(done.row, turns[done.row], sampled))
-                transcripts[done.row] += answers[-1]
+                writers[done.row].observed(answers[-1])
                 turns[done.row] += 1
                 asking.append(done.row)
             if asking:
                 engine.extend(asking, answers)
-        return Played(self.now() - start, transcripts, logprobs)
+        records = tuple(writer.freeze() for writer in writers)
+        return Played(self.now() - start, [record.ids.tolist() for record in records], records)
+
+    def prompts(self) -> list[Prompt]:
+        """One a row."""
+        return self.workload.prompts()
 
     def split(self) -> dict[str, float]:
         """Seconds of one rollout by part, and in all; clocks cost a little, so these are not the seconds of `play`."""
@@ -301,68 +306,81 @@ class Trl(_Base):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
+        plan = setup.plan
+        self.rows = [{"prompt": self.workload.messages(group), "group": group} for group in range(plan.groups)]
+        self.turn: Counter[int] = Counter()
+        """Conversations of each group that have begun."""
+        self.trainer = self.make_trainer()
+
+    def make_trainer(self) -> Any:
+        """Leaves a rollout as soon as it is done."""
         trl: Any = importlib.import_module("trl")
-        datasets: Any = importlib.import_module("datasets")
-        workload, plan = self.workload, setup.plan
-        self.rows = [{"prompt": workload.messages(row // plan.members), "row": row} for row in range(plan.rows)]
 
         class Trainer(trl.GRPOTrainer):  # type: ignore[misc]
             def _generate(self, prompts: list[Any]) -> Any:
                 made = super()._generate(prompts)
                 raise _Finished(made[0], made[1])
 
-        with tempfile.TemporaryDirectory() as folder:  # a rollout writes nothing
-            self.trainer = self._trainer(Trainer, trl, datasets, folder)
+        return self.configured(Trainer, per_device_train_batch_size=self.setup.plan.rows)
 
-    def _trainer(self, kind: Any, trl: Any, datasets: Any, folder: str) -> Any:
+    def configured(self, kind: Any, *, optimizer: torch.optim.Optimizer | None = None, **more: Any) -> Any:
+        """A trainer of class `kind` that plays the workload; `more` are arguments of TRL's GRPOConfig."""
+        trl: Any = importlib.import_module("trl")
+        datasets: Any = importlib.import_module("datasets")
         setup, plan = self.setup, self.setup.plan
-        arguments = trl.GRPOConfig(
-            output_dir=folder,
-            per_device_train_batch_size=plan.rows,
-            num_generations=plan.members,
-            max_completion_length=plan.longest - plan.prompt,
-            max_tool_calling_iterations=plan.turns,
-            temperature=1.0,
-            top_p=1.0,
-            top_k=0,
-            generation_kwargs={"do_sample": False} if setup.greedy else None,
-            gradient_checkpointing=False,
-            bf16=False,
-            use_cpu=setup.device == "cpu",
-            report_to=[],
-            disable_tqdm=True,
-            seed=setup.seed,
-        )
-        with warnings.catch_warnings():
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():  # nothing is written
             warnings.simplefilter("ignore")
+            arguments = trl.GRPOConfig(
+                output_dir=folder,
+                num_generations=plan.members,
+                max_completion_length=plan.longest - plan.prompt,
+                max_tool_calling_iterations=plan.turns,
+                temperature=1.0,
+                top_p=1.0,
+                top_k=0,
+                generation_kwargs={"do_sample": False} if setup.greedy else None,
+                gradient_checkpointing=False,
+                bf16=False,
+                use_cpu=setup.device == "cpu",
+                report_to=[],
+                disable_tqdm=True,
+                seed=setup.seed,
+                **more,
+            )
             return kind(
                 model=self.model,
                 args=arguments,
                 train_dataset=datasets.Dataset.from_list(self.rows),
                 processing_class=self.workload.tokenizer,
-                environment_factory=_environment(self.workload.observations),
+                environment_factory=_environment(self.workload, self.turn),
+                optimizers=(optimizer, None),
             )
 
     def play(self, rows: int | None = None) -> Played:
         """As `training_step` would, in training mode."""
         self.trainer.model.train()
+        self.turn.clear()
+        asked = [row for row in self.rows for _ in range(self.setup.plan.members)]
         start = self.now()
         try:
-            self.trainer._generate_and_score_completions(self.rows[:rows])
+            self.trainer._generate_and_score_completions(asked[:rows])
         except _Finished as finished:
             return Played(self.now() - start, finished.transcripts)
         raise RuntimeError("TRL's trainer computed rewards without calling _generate")
 
 
-def _environment(observations: Sequence[Sequence[str]]) -> type[Any]:
-    """A class of environments as TRL wants it: its public methods are the tools."""
+def _environment(workload: Workload, begun: Counter[int]) -> type[Any]:
+    """A class of environments as TRL wants it: its public methods are the tools; `begun` counts members by group."""
+    members = workload.plan.members
 
     class Environment:
-        def reset(self, **columns: Any) -> None:
-            self._answers = iter(observations[columns["row"]])
+        def reset(self, group: int, **columns: Any) -> None:
+            self._row = group * members + begun[group] % members
+            begun[group] += 1
+            self._answers = iter(workload.observations[self._row])
 
         def get_reward(self) -> float:
-            return 0.0
+            return workload.rewards[self._row]
 
         def look(self, page: int) -> str:
             return str(next(self._answers))

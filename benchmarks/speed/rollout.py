@@ -29,21 +29,21 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from agents.llm.transcript import Transcript
 from benchmarks.speed import ceilings
 from benchmarks.speed.contenders import CONTENDERS, Ours, Setup
-from benchmarks.speed.workers import Memory, Worker, cell, machine, ratios, spread
+from benchmarks.speed.workers import Memory, Worker, cell, machine, ratios, spread, take_turns, write_figures
 from benchmarks.speed.workload import SCRIPT, SHAPES, Plan
 
 OURS = "ours"
@@ -83,23 +83,17 @@ class Player:
             raise RuntimeError(f"{wrong} of {rows} transcripts are not what the script says")
         if word != "agree":
             return played.seconds, used
-        return None if played.logprobs is None else self._difference(played.logprobs)
+        return self._difference(played.records) if played.records else None
 
-    def _difference(self, logprobs: Sequence[Sequence[float]]) -> float:
-        workload, worst = self._contender.workload, 0.0
-        turn = len(workload.script)
-        for row, known in enumerate(logprobs):
-            ids = torch.tensor([self._expected[row]], device=self._setup.device)
-            places: list[int] = []
-            at = self._setup.plan.prompt
-            for number in range(self._setup.plan.turns + 1):
-                places += range(at, at + turn)
-                if number < self._setup.plan.turns:
-                    at += turn + len(workload.chat.observe(workload.observations[row][number], workload.script))
+    def _difference(self, records: Sequence[Transcript]) -> float:
+        worst = 0.0
+        for record in records:
+            ids = torch.tensor(record.ids, device=self._setup.device)
+            places = torch.from_numpy(np.flatnonzero(record.mask)).to(ids.device)
             with torch.inference_mode():
-                logits = self._contender.model(ids).logits[0].float()
-            whole = logits.log_softmax(-1)[torch.tensor(places) - 1, ids[0, places]]
-            worst = max(worst, float((whole.cpu() - torch.tensor(known)).abs().max()))
+                logits = self._contender.model(ids[None]).logits[0].float()
+            whole = logits.log_softmax(-1)[places - 1, ids[places]]
+            worst = max(worst, float(np.abs(whole.cpu().numpy() - record.logprobs[record.mask]).max()))
         return worst
 
     def _split(self) -> dict[str, Any]:
@@ -220,23 +214,10 @@ def compare(setup: Setup, names: Sequence[str], rounds: int, threads: int) -> Re
         if name == OURS:
             split.update(worker.work("split"))
 
-    if setup.device == "cpu":
-        with ExitStack() as stack:
-            workers = {name: stack.enter_context(Worker(Player, (name, setup), threads)) for name in names}
-            for worker in workers.values():
-                worker.work("warm")
-            for _ in range(rounds):
-                for name, worker in workers.items():
-                    play(name, worker)
-            for name, worker in workers.items():
-                finish(name, worker)
-    else:
-        for name in names:
-            with Worker(Player, (name, setup), threads) as worker:
-                worker.work("play")
-                for _ in range(rounds):
-                    play(name, worker)
-                finish(name, worker)
+    makers = {name: partial(Worker, Player, (name, setup), threads) for name in names}
+    together = setup.device == "cpu"
+    warm = "warm" if together else "play"
+    take_turns(makers, rounds, together, lambda worker: worker.work(warm), play, finish)
     shape, plan = SHAPES[setup.size], setup.plan
     return Result(
         size=setup.size,
@@ -292,9 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "machine": where,
             "results": results,
         }
-        temporary = args.out.with_name(args.out.name + ".tmp")
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(temporary, args.out)
+        write_figures(record, args.out)
 
 
 if __name__ == "__main__":

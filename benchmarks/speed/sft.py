@@ -19,8 +19,6 @@ figures are medians of the rounds with minimum and maximum, ratios are medians o
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -37,7 +35,7 @@ from agents.llm.policy import Policy
 from agents.llm.transcript import Transcript, TurnSpan
 from algos.config import Optimization
 from algos.sft import SFT, SFTConfig
-from benchmarks.speed.workers import Worker, cell, machine, ratios, spread
+from benchmarks.speed.workers import Worker, cell, machine, ratios, spread, write_figures
 from benchmarks.speed.workload import SHAPES, Plan, Workload, scripted_model
 
 Kind = Literal["apart", "episodes"]
@@ -302,9 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.out:
         settings = {name: value for name, value in vars(args).items() if name != "out"}
         record = {"settings": settings, "optimization": asdict(OPTIMIZATION), "machine": where, "results": results}
-        temporary = args.out.with_name(args.out.name + ".tmp")
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(temporary, args.out)
+        write_figures(record, args.out)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ all contenders alike and no contender's memory counts for another.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import platform
 import resource
@@ -15,6 +16,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -90,6 +92,36 @@ class Worker:
         return value
 
 
+def take_turns(
+    makers: Mapping[str, Callable[[], Worker]],
+    rounds: int,
+    together: bool,
+    warm: Callable[[Worker], object],
+    play: Callable[[str, Worker], object],
+    finish: Callable[[str, Worker], object],
+) -> None:
+    """Warm up, play and finish with a worker of each name.
+
+    Args:
+        makers: Make the workers.
+        rounds: How often each plays.
+        together: All are there at once and play by turns; else one plays all its rounds before the next is made.
+        warm: Done once with each worker, before any plays.
+        play: Done once a round.
+        finish: Done once with each worker, after all have played.
+    """
+    for names in [list(makers)] if together else [[name] for name in makers]:
+        with ExitStack() as stack:
+            workers = {name: stack.enter_context(makers[name]()) for name in names}
+            for worker in workers.values():
+                warm(worker)
+            for _ in range(rounds):
+                for name, worker in workers.items():
+                    play(name, worker)
+            for name, worker in workers.items():
+                finish(name, worker)
+
+
 def _serve(pipe: Connection, make: Callable[..., Job], arguments: tuple[Any, ...], threads: int) -> None:
     import torch
     import transformers
@@ -144,6 +176,13 @@ def ratios(seconds: Mapping[str, Sequence[float]], ours: str) -> dict[str, dict[
 def cell(values: Mapping[str, float], form: str = ".2f") -> str:
     """A spread as text."""
     return f"{values['median']:{form}} ({values['min']:{form}}-{values['max']:{form}})"
+
+
+def write_figures(record: Mapping[str, Any], path: Path) -> None:
+    """Write a record as JSON, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(temporary, path)
 
 
 def machine(packages: Sequence[str]) -> dict[str, Any]:

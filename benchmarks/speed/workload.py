@@ -104,9 +104,14 @@ class Shape:
     @property
     def parameters(self) -> int:
         """Weights in all."""
-        heads, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        layer = self.hidden * (2 * heads + 2 * keys + 3 * self.intermediate + 2) + 2 * self.head_dim
+        layer = self.layer_matrices + 2 * self.hidden + 2 * self.head_dim
         return self.layers * layer + self.hidden * (self.vocabulary + 1)
+
+    @property
+    def layer_matrices(self) -> int:
+        """Weights of the matrices of one layer."""
+        heads, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return self.hidden * (2 * heads + 2 * keys + 3 * self.intermediate)
 
     @property
     def config(self) -> Qwen3Config:
@@ -131,6 +136,7 @@ SHAPES: Mapping[str, Shape] = {
     "tiny": Shape(64, 2, 4, 2, 16, 128, 1024),
     "1m": Shape(128, 3, 4, 2, 32, 384),
     "3m": Shape(192, 5, 6, 2, 32, 576),
+    "8m": Shape(256, 9, 8, 2, 32, 768),
     "0.6b": Shape(1024, 28, 16, 8, 128, 3072, 151_936),
 }
 """By name; "0.6b" is the shape of Qwen3-0.6B."""
@@ -198,6 +204,8 @@ class Workload:
             tuple(_tokens_of_text(self.tokenizer, int(size), generator) for size in row) for row in sizes
         )
         """Answers of the tool: [rows][turns]."""
+        self.rewards: tuple[float, ...] = tuple(generator.random(plan.rows).tolist())
+        """What each conversation is worth, 0 to 1 [rows]: all different, so that none is left out of an update."""
 
     def prompts(self) -> list[Prompt]:
         """One a row, written by `Chat`."""
