@@ -15,13 +15,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from agents.llm.policy import Policy
+if TYPE_CHECKING:
+    from agents.llm.policy import Policy
 
 T = TypeVar("T")
 
