@@ -86,7 +86,6 @@ def test_it_calls_tools_and_answers():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the embedded policy is an early version, N@10 .354 (see its card)")
 def test_it_ranks_validly_and_beats_popularity():
     found = figures(range(500))
     assert found["answered"] > 0.99
