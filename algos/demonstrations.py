@@ -89,10 +89,10 @@ class Scribe:
             )
         writer = TranscriptWriter(self._chat.begin(episode.prompt, self._rules))
         for turn in episode.turns[:-1]:
-            ids = self._ids(turn.action)
+            ids = self._turn(turn.action)
             writer.sampled(ids, [0.0] * len(ids), "stop")
             writer.observed(self._chat.observe(turn.observation, ids))
-        ids = self._ids(episode.turns[-1].action)
+        ids = self._turn(episode.turns[-1].action)
         writer.sampled(ids, [0.0] * len(ids), "stop")
         return writer.freeze()
 
@@ -113,12 +113,16 @@ class Scribe:
             at = answer.index(" ", at) + 1
         writer = TranscriptWriter(self._chat.begin(episode.prompt, self._rules))
         for turn in episode.turns[:calls]:
-            ids = self._ids(turn.action)
+            ids = self._turn(turn.action)
             writer.observed([*ids, *self._chat.observe(turn.observation, ids)])
         writer.observed(self._ids(answer[:at]))
-        ids = self._ids(answer[at:])
+        ids = self._turn(answer[at:])
         writer.sampled(ids, [0.0] * len(ids), "stop")
         return writer.freeze()
+
+    def _turn(self, text: str) -> list[int]:
+        """An action and the end of the turn: a server that knows nothing of our tags stops there alone."""
+        return self._ids(text) if self._chat.end is None else [*self._ids(text), self._chat.end]
 
     def _ids(self, text: str) -> list[int]:
         return self._encoder.encode(self._encoder.content(text, _TAGS))

@@ -112,6 +112,8 @@ class SFTConfig:
                 raise ValueError(f"{name} is at least 0; got {getattr(self, name)}")
         if self.repeats < 0:
             raise ValueError(f"repeats is a weight, at least 0; got {self.repeats}")
+        if self.repeats and self.env.num_candidates == "catalog":
+            raise ValueError("repeats is for candidates with numbers, and a catalogue has none; leave repeats at 0")
         if self.model == "new" and self.lora_rank:
             raise ValueError("an adapter on random weights learns nothing; leave lora_rank out with model='new'")
         try:
@@ -146,7 +148,8 @@ class SFT:
         rules = self.envs.scenario.rules.text
         teacher = make(config.teacher, **json.loads(config.teacher_args))
         scribe = Scribe(self.policy.tokenizer, self.chat, rules)
-        self.repeats = Repeats(self.policy.tokenizer, config.env.num_candidates) if config.repeats else None
+        pool = config.env.num_candidates
+        self.repeats = Repeats(self.policy.tokenizer, int(pool)) if config.repeats else None
         self.demonstrations = Demonstrations(self.envs, teacher, scribe, config.lessons, config.seed)
         self.weights = self.policy.trainable()
         self.optimizers = config.optimization.optimizers(self.weights)

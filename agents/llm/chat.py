@@ -65,8 +65,9 @@ class Chat:
         added = self._encoder.added
         turn_end = self._encoder.trusted(self._frames.after_turn)
         known = {added[end] for end in _ENDS if end in added}
-        self._end: int | None = turn_end[0] if turn_end and isinstance(turn_end[0], int) else None
-        self.stop_ids = frozenset(known | {self._end, tokenizer.eos_token_id} - {None})
+        self.end: int | None = turn_end[0] if turn_end and isinstance(turn_end[0], int) else None
+        """Id that the template ends a turn with; None where it is ended by text."""
+        self.stop_ids = frozenset(known | {self.end, tokenizer.eos_token_id} - {None})
         """Ids that end a turn."""
         self._after_turn = turn_end
         self._after_observation = self._encoder.trusted(self._frames.after_observation)
@@ -117,7 +118,7 @@ class Chat:
             End of the turn, the observation, and the header of the next turn.
         """
         after_turn = self._after_turn
-        if self._end is not None and len(last) and int(last[-1]) in self.stop_ids:
+        if self.end is not None and len(last) and int(last[-1]) in self.stop_ids:
             after_turn = after_turn[1:]
         content = escape(text) if self._frames.escaped else text
         return self._encoder.encode(

@@ -39,7 +39,10 @@ def episode(envs: RecVectorEnv) -> Episode:
 
 
 def said(transcript) -> list[str]:
-    return [TOKENIZER.decode(transcript.ids[turn.start : turn.end]) for turn in transcript.turns]
+    """Its turns, each of which ends as the template ends one."""
+    turns = [TOKENIZER.decode(transcript.ids[turn.start : turn.end]) for turn in transcript.turns]
+    assert all(turn.endswith("<|im_end|>") for turn in turns)
+    return [turn.removesuffix("<|im_end|>") for turn in turns]
 
 
 def stream(envs: RecVectorEnv, scribe: Scribe, seed: int = 0, **lessons) -> Demonstrations:
@@ -56,7 +59,7 @@ def test_a_transcript_says_what_the_episode_said(scribe: Scribe, episode: Episod
     text = TOKENIZER.decode(transcript.ids)
     for part in (envs.scenario.rules.text, *(turn.observation for turn in episode.turns)):
         assert part in text
-    assert text.endswith("</answer>")
+    assert text.endswith("</answer><|im_end|>")
     assert 0 < transcript.shared < transcript.prompt < len(transcript)
     assert not transcript.logprobs.any()
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from agentrec_env.data.synthetic import make_world
 from agentrec_env.data.world import World
+from agentrec_env.scenario import Config as Environment
 from agentrec_env.vector import RecVectorEnv
 from agents import play
 from agents.llm.agent import LLMAgent
@@ -251,6 +252,18 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path, world: World, sta
     assert Checkpoints(tmp_path / "checkpoints").steps() == [1]
 
 
+def test_repeats_become_unlikely_beside_the_answer(tmp_path: Path, world: World, start: str):
+    ends = {}
+    for weight in (0.0, 1e-9, 20.0):
+        settings = {"repeats": weight, "steps": 40, "lessons": Lessons(prompt="none")}
+        run = SFT(config(tmp_path / str(weight), start, **settings), world=world)
+        batch = run.demonstrations.batch(0, 4)
+        ends[weight] = [run.update(batch) for _ in range(40)][-1]
+    assert ends[0.0]["repeats"] == 0
+    assert ends[1e-9]["loss"] == pytest.approx(ends[0.0]["loss"], rel=0.05)
+    assert 0 < ends[20.0]["repeats"] < 0.7 * ends[1e-9]["repeats"]
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -259,6 +272,8 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path, world: World, sta
         {"model": "new", "lora_rank": 4},
         {"teacher_args": "popularity"},
         {"teacher_args": "[]"},
+        {"repeats": -1},
+        {"repeats": 1, "env": Environment(num_candidates="catalog")},
     ],
 )
 def test_bad_settings_are_refused(bad: dict[str, Any]):
