@@ -3,14 +3,17 @@
 Each run of tokens attends to itself causally, and all that continues a run attends to the whole of it. The parts of a
 token's attention are merged by their log-sum-exp, as in ring attention; with the merged output and log-sum-exp the
 kernel's own backward pass gives the exact gradient of each part. A model reaches this function through transformers'
-AttentionInterface, and the layout reaches it as an argument of the model's forward pass.
+AttentionInterface, and the layout reaches it as an argument of the model's forward pass. So do the tokens whose states
+are read at the end: in the last layer no other token needs to look at anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -37,6 +40,7 @@ def pack_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     spans: Sequence[Span] | None = None,
+    wanted: Tensor | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
@@ -52,6 +56,8 @@ def pack_attention(
         attention_mask: Not used with `spans`.
         scaling: Of the scores; 1 / sqrt(D) by default.
         spans: Layout of the T tokens.
+        wanted: int64, ascending: tokens whose states are read behind the last layer, which gives 0 for the others; all
+            by default.
         sliding_window, softcap, s_aux: What some families want beside.
 
     Returns:
@@ -73,8 +79,13 @@ def pack_attention(
         raise UnsupportedAttentionError("values of another width than the keys")
     dtype = _dtype(query)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    parts = (part.to(dtype) for part in (query, key, value))
-    out: Tensor = _PackAttention.apply(*parts, tuple(spans), scale)  # type: ignore[no-untyped-call]
+    if not _is_last(module):
+        wanted = None
+    chosen = query if wanted is None else query.index_select(2, wanted)
+    parts = (part.to(dtype) for part in (chosen, key, value))
+    out: Tensor = _PackAttention.apply(*parts, *_blocks(spans, wanted), scale)  # type: ignore[no-untyped-call]
+    if wanted is not None:
+        out = out.new_zeros(query.transpose(1, 2).shape).index_copy(1, wanted, out)
     return out.to(value.dtype), None
 
 
@@ -94,6 +105,42 @@ def longest(spans: Sequence[Span]) -> int:
     return most
 
 
+def _is_last(module: nn.Module) -> bool:
+    layers = getattr(getattr(module, "config", None), "num_hidden_layers", None)
+    return layers is not None and getattr(module, "layer_idx", None) == layers - 1
+
+
+_Block = tuple[slice, slice]
+"""Queries, and the tokens that each of them attends to."""
+
+
+def _blocks(spans: Sequence[Span], wanted: Tensor | None) -> tuple[list[_Block], list[_Block]]:
+    """Attention to a layout, of all tokens or of those `wanted`, which are then numbered among themselves.
+
+    Returns:
+        Blocks in which each query is the same token as one that is attended to, and sees no further: they have every
+        query once. And blocks in which each query sees all.
+    """
+    if wanted is None:
+        tokens = [slice(span.start, span.stop) for span in spans]
+        behind = [(slice(span.stop, span.end), own) for span, own in zip(spans, tokens, strict=True)]
+        return list(zip(tokens, tokens, strict=True)), [block for block in behind if block[0].stop > block[0].start]
+    own, more = [], []
+    numbers = wanted.cpu().numpy()
+    for span in spans:
+        low, high, end = np.searchsorted(numbers, (span.start, span.stop, span.end)).tolist()
+        breaks = np.flatnonzero(np.diff(numbers[low:high]) > 1) + low + 1
+        for first, last in pairwise([low, *breaks.tolist(), high]):
+            if last > first:
+                start = int(numbers[first])
+                own.append((slice(first, last), slice(start, start + last - first)))
+                if start > span.start:
+                    more.append((slice(first, last), slice(span.start, start)))
+        if end > high:
+            more.append((slice(high, end), slice(span.start, span.stop)))
+    return own, more
+
+
 def _dtype(query: Tensor) -> torch.dtype:
     """Of the products: under autocast that of autocast, but not on a CPU, whose backward kernel is fastest in float32
     and where accuracy so costs nothing."""
@@ -104,67 +151,57 @@ def _dtype(query: Tensor) -> torch.dtype:
 
 
 class _PackAttention(torch.autograd.Function):
-    """[1, H, T, D], [1, K, T, D], [1, K, T, D] -> [1, T, H, D]."""
+    """[1, H, Q, D], [1, K, T, D], [1, K, T, D] -> [1, Q, H, D]."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, spans: tuple[Span, ...], scale: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, own: list[_Block], more: list[_Block], scale: float
+    ) -> Tensor:
         kernel = kernel_for(query)
         result = query.new_empty(query.transpose(1, 2).shape)
         folded, keys, values = _fold(query, key.shape[1]), *_repeat(query, key, value)
         out = _fold(result.transpose(1, 2), key.shape[1])
         lse = query.new_empty(out.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
-        for span in spans:
-            own = slice(span.start, span.stop)
-            out[:, :, own], lse[:, :, own] = kernel.attend(
-                folded[:, :, own], keys[:, :, own], values[:, :, own], True, scale
+        for queries, tokens in own:
+            out[:, :, queries], lse[:, :, queries] = kernel.attend(
+                folded[:, :, queries], keys[:, :, tokens], values[:, :, tokens], True, scale
             )
-        for span in spans:
-            if span.end > span.stop:
-                own, rest = slice(span.start, span.stop), slice(span.stop, span.end)
-                part, part_lse = kernel.attend(folded[:, :, rest], keys[:, :, own], values[:, :, own], False, scale)
-                weight = torch.sigmoid(part_lse - lse[:, :, rest])[..., None]
-                out[:, :, rest] = torch.lerp(out[:, :, rest].to(weight.dtype), part.to(weight.dtype), weight)
-                lse[:, :, rest] = torch.logaddexp(lse[:, :, rest], part_lse)
+        for queries, tokens in more:
+            part, part_lse = kernel.attend(
+                folded[:, :, queries], keys[:, :, tokens], values[:, :, tokens], False, scale
+            )
+            weight = torch.sigmoid(part_lse - lse[:, :, queries])[..., None]
+            out[:, :, queries] = torch.lerp(out[:, :, queries].to(weight.dtype), part.to(weight.dtype), weight)
+            lse[:, :, queries] = torch.logaddexp(lse[:, :, queries], part_lse)
         ctx.save_for_backward(query, key, value, result, lse)
-        ctx.spans, ctx.scale = spans, scale
+        ctx.own, ctx.more, ctx.scale = own, more, scale
         return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         query, key, value, result, lse = ctx.saved_tensors
         kernel, kv_heads = kernel_for(query), key.shape[1]
         folded, keys, values = _fold(query, kv_heads), *_repeat(query, key, value)
         out, grads = _fold(result.transpose(1, 2), kv_heads), _fold(grad.transpose(1, 2), kv_heads)
-        query_grad, key_grad, value_grad = (torch.empty_like(tensor) for tensor in (query, key, value))
+        query_grad, key_grad, value_grad = (torch.zeros_like(tensor) for tensor in (query, key, value))
         folded_grad = _fold(query_grad, kv_heads)
-
-        def part(queries: slice, own: slice, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
-            one, two, three = kernel.gradients(
-                grads[:, :, queries],
-                folded[:, :, queries],
-                keys[:, :, own],
-                values[:, :, own],
-                out[:, :, queries],
-                lse[:, :, queries],
-                causal,
-                ctx.scale,
-            )
-            return one, two.sum(0), three.sum(0)
-
-        for span in ctx.spans:
-            own = slice(span.start, span.stop)
-            folded_grad[:, :, own], key_grad[0, :, own], value_grad[0, :, own] = part(own, own, True)
-        for span in ctx.spans:
-            if span.end > span.stop:
-                own, rest = slice(span.start, span.stop), slice(span.stop, span.end)
-                for total, more in zip(
-                    (folded_grad[:, :, rest], key_grad[0, :, own], value_grad[0, :, own]),
-                    part(rest, own, False),
-                    strict=True,
-                ):
-                    total += more
-        return query_grad, key_grad, value_grad, None, None
+        for blocks, causal in ((ctx.own, True), (ctx.more, False)):
+            for queries, tokens in blocks:
+                one, two, three = kernel.gradients(
+                    grads[:, :, queries],
+                    folded[:, :, queries],
+                    keys[:, :, tokens],
+                    values[:, :, tokens],
+                    out[:, :, queries],
+                    lse[:, :, queries],
+                    causal,
+                    ctx.scale,
+                )
+                folded_grad[:, :, queries] += one
+                key_grad[0, :, tokens] += two.sum(0)
+                value_grad[0, :, tokens] += three.sum(0)
+        return query_grad, key_grad, value_grad, None, None, None
 
 
 def _fold(query: Tensor, kv_heads: int) -> Tensor:

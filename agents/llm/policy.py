@@ -273,25 +273,35 @@ class Policy(nn.Module):
         """[N, E]: the decoder's states that predict the scored tokens."""
         window = getattr(self.core.config.get_text_config(), "sliding_window", None)
         if self.shares and (window is None or longest(pack.spans) <= window):
-            return self.decode(pack.ids, pack.positions, pack.spans).index_select(0, pack.source)
+            return self.decode(pack.ids, pack.positions, pack.spans, pack.source).index_select(0, pack.source)
         rows = [torch.cat([pack.ids[start:stop] for start, stop in row]) for row in pack.rows]
         # Padding stands behind each row, where nothing that is read attends to it.
         states = self.decode(nn.utils.rnn.pad_sequence(rows, batch_first=True))
         return states[pack.row, pack.index[:, 1] - 1]
 
-    def decode(self, ids: Tensor, positions: Tensor | None = None, spans: Sequence[Span] | None = None) -> Tensor:
-        """[T, E] of a pack's ids [T], or [M, L, E] of padded ids [M, L]."""
+    def decode(
+        self,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        spans: Sequence[Span] | None = None,
+        source: Tensor | None = None,
+    ) -> Tensor:
+        """[T, E] of a pack's ids [T], of which those at `source` are right and all by default; or [M, L, E] of padded
+        ids [M, L]."""
         decoder = self.core.get_decoder()
         with self.arithmetic():
             if spans is None:
                 return decoder(input_ids=ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
             assert positions is not None
+            # On a CPU: a GPU may lose more by many small blocks than it saves.
+            wanted = source.unique() if source is not None and ids.device.type == "cpu" else None
             states = decoder(
                 input_ids=ids[None],
                 position_ids=positions[None],
                 attention_mask=torch.ones((1, 1, 1, 1), device=ids.device),  # taken as made already; not read
                 use_cache=False,
                 spans=spans,
+                wanted=wanted,
             ).last_hidden_state
             return states[0]  # type: ignore[no-any-return]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -56,6 +58,44 @@ def test_equals_masked_products_forwards_and_backwards(device, monkeypatch, prod
     torch.testing.assert_close(out, expected, atol=2e-6, rtol=1e-5)
     for one, two in zip(torch.autograd.grad(out, inputs, direction), wanted, strict=True):
         torch.testing.assert_close(one, two, atol=5e-6, rtol=1e-5)
+
+
+WANTED = [
+    [0],
+    [46],
+    [3, 4, 8, 9, 10, 19, 22, 23, 25, 30, 34, 39, 40, 41, 42, 46],
+    list(range(20, 26)),
+    list(range(47)),
+]
+
+
+def last_layer():
+    layer = nn.Identity()
+    layer.layer_idx, layer.config = 1, SimpleNamespace(num_hidden_layers=2)
+    return layer
+
+
+@pytest.mark.parametrize("wanted", WANTED)
+def test_the_last_layer_is_right_for_the_tokens_that_are_wanted(device, wanted):
+    inputs = tensors(device, 4, 2, 16)
+    read = torch.tensor(wanted, device=device)
+    whole = plain(*inputs, mask_of(FOREST, 47), 0.25)
+    expected = torch.zeros_like(whole).index_copy(1, read, whole[:, read])
+    direction = torch.randn(whole.shape, generator=torch.Generator().manual_seed(1)).to(device)
+    gradients = torch.autograd.grad(expected, inputs, direction)
+    out, _ = pack_attention(last_layer(), *inputs, None, spans=FOREST, wanted=read)
+    torch.testing.assert_close(out, expected, atol=2e-6, rtol=1e-5)
+    for one, two in zip(torch.autograd.grad(out, inputs, direction), gradients, strict=True):
+        torch.testing.assert_close(one, two, atol=5e-6, rtol=1e-5)
+
+
+def test_other_layers_are_right_for_all_tokens(device):
+    inputs = tensors(device, 4, 2, 16)
+    first = last_layer()
+    first.layer_idx = 0
+    for layer in (first, nn.Identity()):
+        out, _ = pack_attention(layer, *inputs, None, spans=FOREST, wanted=torch.tensor([3], device=device))
+        torch.testing.assert_close(out, plain(*inputs, mask_of(FOREST, 47), 0.25), atol=2e-6, rtol=1e-5)
 
 
 def test_gradients_are_exact_in_double_precision():
