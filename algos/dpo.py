@@ -18,6 +18,11 @@ two methods. Of k rejected lists each puts another violating item in that same p
 `agentrec_env.actions.render`, the policy's last thought before them, so that they differ in their numbers alone; what
 comes before them has no gradient, as it would cancel.
 
+**What to look at.** The loss asks for a difference alone, and it may grow while both lists become less likely, until
+the policy answers nothing valid (`preference/chosen` falls and `valid/answered` follows: on the world of
+tests/algos/taste.py within 20 steps at any lr that learns). `nll` holds against it. And where greedy lists are all
+alike, to reject them is a habit and not a preference: mine with `mine_temperature` 1 then.
+
 A loss of pairs is not a sum over trajectories, but its gradient is: with u = log sum_j exp(g(yj) - g(y+)), that of
 beta * sigmoid(u) * (sum_j softmax(g)_j log policy(yj) - log policy(y+)). So chosen and rejected texts are trajectories
 of a group, their coefficients are credit, and micro-batches and ranks may part them. It is exact because each batch
@@ -68,6 +73,9 @@ class DPO:
     """Rejected lists a violation, at most as many as there are items above the positive; more than one: S-DPO."""
     beta: float = 0.1
     """How far the policy may go from the reference: a nat of difference counts so much."""
+    nll: float = 0.0
+    """Weight of the chosen list's mean negative log-likelihood beside the preference (Pang et al., arXiv:2404.19733);
+    above 0 it keeps the chosen list from becoming less likely along with the rejected ones."""
     mining: tyro.conf.OmitArgPrefixes[Mining] = field(default_factory=Mining)
 
     def __post_init__(self) -> None:
@@ -76,6 +84,8 @@ class DPO:
                 raise ValueError(f"{name} is at least 1; got {getattr(self, name)}")
         if not self.beta > 0:
             raise ValueError(f"beta is positive; got {self.beta}")
+        if not self.nll >= 0:
+            raise ValueError(f"nll is not negative; got {self.nll}")
 
     @property
     def group_size(self) -> int:
@@ -145,15 +155,17 @@ class DPO:
         reference = losses.given(batch.reference, "reference")
         gain = self.beta * batch.trajectory_sum(batch.old_logprobs.double() - reference.double())
         cost, slope, chosen = preference(gain, batch)
+        likelihood = batch.trajectory_sum(batch.old_logprobs)[chosen] / batch.lengths[chosen]
         right = cost < np.log(2)
         return Credit(
-            advantages=(-self.beta * slope)[batch.row],
+            advantages=(self.nll * chosen / batch.lengths.clamp(min=1) - self.beta * slope)[batch.row],
             weights=torch.ones_like(batch.row, dtype=torch.float64),
             divisor=chosen.double(),
             train=torch.ones_like(chosen),
             metrics={
                 "preference/loss": mean_metric(cost),
                 "preference/right": mean_metric(right),
+                "preference/nll": mean_metric(-likelihood),
                 "preference/chosen": mean_metric(gain[chosen] / self.beta),
                 "preference/rejected": mean_metric(gain[~chosen] / self.beta),
             },

@@ -1,7 +1,7 @@
-"""A world in which taste can be read from a title, and a small policy that knows the forms of answers and nothing else.
+"""A world in which taste can be read from a title, and a small policy that has an inkling of it.
 
-Users take good things alone, and most negatives are bad ones. The policy imitates an agent that answers at random, so
-what it gets right beyond chance was learnt from rewards.
+Users take good things alone, and most negatives are bad ones. The policy imitates a clerk who often errs, so what it
+gets right beyond that was learnt from rewards.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from agents.llm.packing import packs
 from agents.llm.policy import Policy
 from agents.play import play
 from agents.protocol import Observation
+from algos.config import Optimization
 from algos.demonstrations import Scribe
 from algos.questions import pair_environment
 
@@ -55,37 +56,46 @@ def environment(rows: int = 16) -> RecVectorEnv:
     return RecVectorEnv(rows, world=taste(), **{n: getattr(ENVIRONMENT, n) for n in Config.__dataclass_fields__})
 
 
-def at_random(observation: Observation) -> str:
-    """A letter, or a list of one candidate, drawn by the request."""
+def clerk(observation: Observation) -> str:
+    """A list of one candidate, drawn by the request; of two items, where one is good and one is not, the good one in 3
+    of 4 cases, whatever was asked for, and else any."""
     pool = observation["candidates"]
-    generator = np.random.default_rng([*pool.tolist(), int(observation["history"][0])])
-    if len(pool) == 2:
-        return render(Choice("AB"[int(generator.integers(2))]))  # type: ignore[arg-type]
-    return render(Ranking((int(generator.integers(len(pool))) + 1,)))
+    generator = np.random.default_rng([*pool.tolist(), *observation["history"].clip(0).tolist()])
+    if len(pool) > 2:
+        return render(Ranking((int(generator.integers(len(pool))) + 1,)))
+    good = [f"{letter}. good" in observation["text"] for letter in "AB"]
+    letters = "AB" if good[0] else "BA"
+    chance = 0.75 if good[0] != good[1] else 0.5
+    return render(Choice(letters[int(generator.random() > chance)]))  # type: ignore[arg-type]
 
 
 @cache
-def beginner(steps: int = 60, episodes: int = 12) -> dict[str, torch.Tensor]:
-    """Weights of the policy that imitates `at_random`."""
+def beginner(steps: int = 150, counts: tuple[int, int] = (4, 32)) -> dict[str, torch.Tensor]:
+    """Weights of a policy that imitates the clerk."""
     policy = fresh()
     lists = environment()
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=5e-3, weight_decay=0.0)
+    optimization = Optimization(method="muon", lr=1e-2, matrix_lr=4e-2, warmup=5, final_lr=0.2, weight_decay=0.0)
+    optimizers = optimization.optimizers(policy.trainable())
     tables = [
         (envs, Scribe(policy.tokenizer, Chat(policy.tokenizer), envs.scenario.rules.text))
         for envs in (lists, pair_environment(lists)[0])
     ]
     generator = np.random.default_rng(1)
-    for _ in range(steps):
+    for step in range(steps):
         transcripts = []
-        for envs, scribe in tables:
-            tasks = generator.integers(envs.num_tasks, size=episodes).tolist()
-            seeds = generator.integers(2**31, size=episodes).tolist()
-            transcripts += [scribe.transcript(episode) for episode in play(envs, at_random, tasks, seeds=seeds)]
+        for (envs, scribe), count in zip(tables, counts, strict=True):
+            tasks = generator.integers(envs.num_tasks, size=count).tolist()
+            seeds = generator.integers(2**31, size=count).tolist()
+            options = {"direction": ["more"] * count} if envs.scenario.rules.mode == "pair" else None
+            episodes = play(envs, clerk, tasks, seeds=seeds, options=options)
+            transcripts += [scribe.transcript(episode) for episode in episodes]
         total = sum(int(transcript.mask.sum()) for transcript in transcripts)
-        loss = sum(-policy(pack).logprobs.sum() / total for pack in packs(transcripts, 8192, policy.shares))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        optimization.set_rate(optimizers, step, steps)
+        policy.zero_grad()
+        for pack in packs(transcripts, 8192, policy.shares):
+            (-policy(pack).logprobs.sum() / total).backward()
+        for optimizer in optimizers:
+            optimizer.step()
     return {name: weight.detach().clone() for name, weight in policy.state_dict().items()}
 
 
@@ -95,7 +105,7 @@ def fresh() -> Policy:
 
 
 def start() -> Policy:
-    """A new copy of the policy that knows the forms of answers."""
+    """A new copy of the policy that imitates the clerk."""
     policy = fresh()
     policy.load_state_dict(beginner())
     return policy

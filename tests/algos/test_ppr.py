@@ -319,23 +319,34 @@ def test_two_processes_mine_what_one_mines(tmp_path: Path) -> None:
         np.testing.assert_allclose(list(here.values()), list(there.values()), rtol=1e-3, atol=1e-4)
 
 
+def test_a_puppet_learns_to_answer_with_letters(tmp_path: Path) -> None:
+    """It cannot see the items: half of its answers are right when all of them are letters."""
+    algorithm = PPR(groups=8, group_size=8, drop="none", mining=MINING)
+    optimization = Optimization(lr=4e-3, warmup=0, final_lr=1.0, weight_decay=0.0)
+    training = settings(algorithm, tmp_path, steps=8, rows=64, evaluate_every=0, optimization=optimization)
+    learner(training).train()
+    steps = steps_of(tmp_path)
+    assert steps[0]["invalid"] > 0.4 > 0.2 > steps[-1]["invalid"]
+    assert np.mean([line["pair/right"] for line in steps[-3:]]) > steps[0]["pair/right"] + 0.12
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["reward", "likelihood"])
 def test_a_small_policy_learns_which_of_two_is_likelier(tmp_path: Path, objective: Any) -> None:
-    """Where one half of all pairs can be told by a word in a title, and 94 of 100 by knowing the good things."""
+    """At first it errs as often as the clerk whom it imitates; of all pairs, 94 of 100 can be told by the titles."""
     training = Training(
-        PPR(groups=32, directions="more", objective=objective),
+        PPR(groups=16, directions="more", objective=objective),
         tmp_path,
-        steps=40,
+        steps=16,
         max_turn_tokens=24,
         max_episode_tokens=512,
         evaluate_every=0,
         threads=1,
         device="cpu",
         env=taste.ENVIRONMENT,
-        optimization=Optimization(lr=6e-3, warmup=0, final_lr=0.2, weight_decay=0.0),
+        optimization=Optimization(lr=3e-3, warmup=0, final_lr=0.2, weight_decay=0.0),
     )
     Learner(training, taste.start(), taste.taste()).train()
     right = [line["pair/right"] for line in steps_of(tmp_path)]
-    assert np.mean(right[:3]) < 0.55
-    assert np.mean(right[-5:]) > 0.75
+    assert np.mean(right[:2]) < 0.7
+    assert np.mean(right[-4:]) > 0.8
