@@ -294,7 +294,7 @@ class Policy(nn.Module):
                 return decoder(input_ids=ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
             assert positions is not None
             # On a CPU: a GPU may lose more by many small blocks than it saves.
-            wanted = source.unique() if source is not None and ids.device.type == "cpu" else None
+            wanted = torch.unique(source) if source is not None and ids.device.type == "cpu" else None
             states = decoder(
                 input_ids=ids[None],
                 position_ids=positions[None],

@@ -8,7 +8,8 @@ A step plays 8 groups of 8 conversations (prompts of 1,024 tokens of which about
 with a tool call whose answers are 200 to 300 tokens, one more turn; 28 tokens a turn), and learns from all of them:
 
 - ours: `agents.llm.engine.Engine`, then `algos.update.Updater` with `algos.listwise_grpo.ListwiseGRPO`;
-- plain rows: the same code, but each conversation reads its own prompt, in the rollout and, padded, in the update;
+- plain rows: the same code, but each conversation reads its own prompt in the rollout, and an update computes rows,
+  padded to the longest of a micro-batch, with the attention of transformers;
 - trl: `GRPOTrainer(environment_factory=…).train()` of one step, from its beginning to the end of the optimizer's step.
   Before the clock starts it tries how many rows an update takes at a time, and goes on with the fastest number.
 

@@ -122,7 +122,8 @@ class Ours(contenders.Ours):
 
 
 class Plain(Ours):
-    """The same without shared prefixes: each row reads its own prompt, and an update computes padded rows."""
+    """The same without shared prefixes: each row reads its own prompt, and an update computes padded rows, all of them
+    in all layers."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
