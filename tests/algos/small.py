@@ -158,7 +158,7 @@ def main() -> None:
         "grpo": ListwiseGRPO(groups=4, group_size=4),
         "ppo": PPO(groups=8, epochs=2, minibatches=2),
         "ppr": PPR(groups=4, group_size=4, lists=0.25, mining=replace(MINING, rounds=2)),
-        "dpo": DPO(groups=4, negatives=2, mining=replace(MINING, rounds=2)),
+        "dpo": DPO(groups=4, negatives=2, nll=0.5, mining=MINING),
     }
     torch.set_num_threads(1)
     chosen, out, kills = algorithm[changes.pop("algorithm", "grpo")], changes.pop("out"), changes.pop("kills", None)
