@@ -16,14 +16,20 @@ that are not valid tell of no violation. The two questions of a pair stand in th
 order; c+ is A in one pair and B in the next, so that over any two pairs each letter is right as often as the other,
 in both directions. One pass over V violations takes 2 V / `groups` steps ("1 epoch"; `pair/passes` in the log).
 
+**A policy that never saw a question**, as one that was trained on lists alone, answers with lists, which pay nothing:
+no group teaches anything, and the log warns of dropped groups. Show it the form first, in a few dozen steps:
+
+    python -m algos.sft --out runs/form --model runs/stage1/best --steps 40 --lr 1e-3 \
+        --env.mode pair --env.num-candidates 2 --env.reward pair
+
 **The bound.** With D = s(c+) - s(c-) and P(more) = P(less) = sigmoid(D), the paper's L = -log P(more) - log P(less) =
 2 log(1 + exp(-D)) is convex in D and at least 2 log 2 where the pair is ranked wrongly, so it bounds the number of
 wrong pairs. That L belongs to log P. Rewards of 0 and 1 follow P: (1 - P(more)) + (1 - P(less)) = 2 sigmoid(-D) bounds
 the number too (it is at least 1 where D < 0), but is not convex: its slope vanishes where a pair is very wrong, which
 is what mined pairs are. `objective="likelihood"` follows log P from the same samples: what a trajectory is worth is
 divided by its group's mean (MaxRL, arXiv:2602.02710). With the mean baseline, the expected step is the gradient of
-log P = -sum_k (1 - P)^k / k cut after G - 1 terms, that is (1 - (1 - P)^(G - 1)) / P times the gradient of P, so both
-objectives are one at G = 2 and the second comes to log P as G grows (tests/algos/test_ppr.py: exactly so).
+log P = -sum_k (1 - P)^k / k cut after G - 1 terms, that is (1 - (1 - P)^(G - 1)) / P times the gradient of P: like the
+reward at G = 2, and like log P as G grows (tests/algos/test_ppr.py: exactly so).
 """
 
 from __future__ import annotations
