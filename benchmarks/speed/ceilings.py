@@ -56,8 +56,9 @@ class UpdateWork:
     """6 x different tokens x all weights: the rule of thumb, which counts the output layer at every token and attention
     at none."""
     flops: float
-    """Three times the products of a forward pass: the layers' matrices for each different token, the output layer for
-    each sampled one, and attention for each pair of a token and one that it sees."""
+    """Three times the products of a forward pass: the layers' matrices for each different token, attention for each
+    pair of a token and one that it sees, and the output layer for each sampled token. The last layer needs no more than
+    keys and values of tokens that do not predict a sampled one."""
 
 
 def measure(device: str, dtype: torch.dtype, seconds: float = 1.0) -> Ceilings:
@@ -119,14 +120,15 @@ def least(shape: Shape, workload: Workload, itemsize: int) -> Work:
 def least_update(shape: Shape, transcripts: Sequence[Transcript]) -> UpdateWork:
     """The least work of the gradient of `transcripts`."""
     pack = packs(transcripts, sum(map(len, transcripts)))[0]
-    sampled = len(pack.target)
-    pairs = sum(
-        own * (own + 1) // 2 + own * (span.end - span.stop)
-        for span, own in ((span, span.stop - span.start) for span in pack.spans)
-    )
-    heads = shape.heads * shape.head_dim
-    forward = 2.0 * shape.layer_matrices * shape.layers * pack.tokens + 4.0 * heads * shape.layers * pairs
-    forward += 2.0 * shape.vocabulary * shape.hidden * sampled
+    predicting = pack.positions[torch.unique(pack.source)]
+    keys, heads = 2 * shape.hidden * shape.kv_heads * shape.head_dim, shape.heads * shape.head_dim
+
+    def layer(positions: torch.Tensor) -> float:
+        seen = int((positions + 1).sum())
+        return 2.0 * keys * pack.tokens + 2.0 * (shape.layer_matrices - keys) * len(positions) + 4.0 * heads * seen
+
+    forward = (shape.layers - 1) * layer(pack.positions) + layer(predicting)
+    forward += 2.0 * shape.vocabulary * shape.hidden * len(pack.target)
     return UpdateWork(pack.tokens, sum(pack.lengths), 6.0 * shape.parameters * pack.tokens, 3 * forward)
 
 

@@ -96,11 +96,14 @@ class Layouts:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._step(min(ROWS))  # the first step of a process is slower
+        self._warm = False
 
     def __call__(self, rows: int) -> float:
         """Seconds of an update; infinite where memory does not hold it."""
         try:
+            if not self._warm:  # the first step of a process is slower
+                self._step(rows)
+                self._warm = True
             return self._step(rows)
         except torch.OutOfMemoryError:
             return math.inf

@@ -173,7 +173,14 @@ def test_the_least_work_of_an_update_is_what_is_counted_by_hand(workload: Worklo
     assert work["update"]["tokens"] == len(heads)
     assert work["update"]["tokens_unshared"] == work["computed_tokens"] == sum(map(len, rows))
     assert work["update"]["rule_flops"] == 6 * len(heads) * SHAPES["tiny"].parameters
-    layers = 2 * (64 * (2 * 64 + 2 * 32 + 3 * 128) * len(heads) + 2 * 64 * sum(map(len, heads)))
+    whole = workload.transcripts()
+    predicting = {
+        tuple(row[:end]) for row in whole for end in range(PLAN.prompt, len(row)) if _scripted(row, end, workload)
+    }
+    keys, rest = 2 * 64 * 32, 64 * (2 * 64 + 3 * 128)
+    layers = 2 * keys * len(heads)
+    for read in (heads, predicting):  # by the first layer and by the last
+        layers += rest * len(read) + 2 * 64 * sum(map(len, read))
     output = 1024 * 64 * PLAN.rows * 4 * len(SCRIPT)
     assert work["update"]["flops"] == 3 * 2 * (layers + output)
 
