@@ -113,10 +113,12 @@ class Result:
 
     def __str__(self) -> str:
         setup, plan, update = self.setup, self.setup.plan, self.work["update"]
-        agree = max(self.gradient_difference.values(), default=0.0)
+        agree = "".join(
+            f"; gradient of {name} {value:.1e} from ours" for name, value in self.gradient_difference.items()
+        )
         lines = [
             f"{setup.size}, {setup.dtype}: {SHAPES[setup.size].parameters:,} parameters, {plan.groups} groups of"
-            f" {plan.members}, prompts of {plan.prompt:,} tokens; gradients equal to within {agree:.1e}",
+            f" {plan.members}, prompts of {plan.prompt:,} tokens{agree}",
             f"  {'':12}{'rollout, s':>20}{'update, s':>20}{'in all, s':>20}{'in all, times ours':>22}"
             f"{'rollout':>9}{'update':>9}{'processor':>11}{'peak MB':>9}{'before':>8}",
         ]
