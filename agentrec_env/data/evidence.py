@@ -11,9 +11,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used: naming tools needs none of them
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.linalg import svds
 
 from agentrec_env.data.dataset import Dataset
 
@@ -38,10 +37,10 @@ class Evidence:
         return np.bincount(self.data.item, minlength=self.data.num_items).astype(np.int64)
 
     @cached_property
-    def matrix(self) -> sparse.csr_matrix:
+    def matrix(self) -> scipy.sparse.csr_matrix:
         """Binary float32 CSR [U, I]: who took what."""
         shape = (self.data.num_users, self.data.num_items)
-        matrix = sparse.csr_matrix(
+        matrix = scipy.sparse.csr_matrix(
             (np.ones(len(self.data), np.float32), self.data.item, self.data.indptr), shape=shape, copy=True
         )
         matrix.sum_duplicates()
@@ -49,12 +48,12 @@ class Evidence:
         return matrix
 
     @cached_property
-    def by_item(self) -> sparse.csr_matrix:
+    def by_item(self) -> scipy.sparse.csr_matrix:
         """Binary float32 CSR [I, U]: who took each item."""
         return self.matrix.T.tocsr()
 
     @cached_property
-    def cooccurrence(self) -> sparse.csr_matrix:
+    def cooccurrence(self) -> scipy.sparse.csr_matrix:
         """float32 CSR [I, I]: number of users who took both items; the diagonal is empty."""
         matrix = self.matrix
         if np.diff(matrix.indptr).max(initial=0) > MAX_BASKET:
@@ -68,13 +67,13 @@ class Evidence:
         return counts
 
     @cached_property
-    def cosine(self) -> sparse.csr_matrix:
+    def cosine(self) -> scipy.sparse.csr_matrix:
         """float32 CSR [I, I]: co-occurrence over the root of both popularities, the item-kNN similarity."""
         users = np.asarray(self.matrix.sum(axis=0)).ravel()
         scale = np.divide(1.0, np.sqrt(users), out=np.zeros(len(users)), where=users > 0).astype(np.float32)
         counts = self.cooccurrence
         rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
-        return sparse.csr_matrix(
+        return scipy.sparse.csr_matrix(
             (counts.data * scale[rows] * scale[counts.indices], counts.indices, counts.indptr),
             shape=counts.shape,
         )
@@ -84,7 +83,7 @@ class Evidence:
         """float32 [I, d], unit rows: truncated SVD of the popularity-scaled interactions; zero for unseen items."""
         users = np.asarray(self.matrix.sum(axis=0)).ravel()
         scale = np.divide(1.0, np.sqrt(users), out=np.zeros(len(users)), where=users > 0)
-        scaled = (self.matrix @ sparse.diags(scale)).astype(np.float64)
+        scaled = (self.matrix @ scipy.sparse.diags(scale)).astype(np.float64)
         rank = min(EMBEDDING_DIM, min(scaled.shape) - 1)
         if rank < 1:
             return np.zeros((self.data.num_items, 1), np.float32)
@@ -92,6 +91,8 @@ class Evidence:
         vectors = np.zeros((self.data.num_items, rank))
         if min(len(takers), len(taken)) > DENSE:
             start = np.random.default_rng(0).standard_normal(min(scaled.shape))
+            from scipy.sparse.linalg import svds
+
             _, strength, right = svds(scaled, k=rank, v0=start)
             vectors = right.T * strength
         elif len(taken):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-from scipy import sparse
+import scipy  # its parts are loaded when they are first used: naming tools needs none of them
 
 from agentrec_env.data.view import View
 from agentrec_env.tools.base import tool
@@ -116,7 +116,7 @@ def score_candidates(view: View) -> str:
     return "\n".join(lines)
 
 
-def spread(matrix: sparse.csr_matrix, rows: IntArray, weights: FloatArray) -> FloatArray:
+def spread(matrix: scipy.sparse.csr_matrix, rows: IntArray, weights: FloatArray) -> FloatArray:
     """float64 [columns]: the weighted sum of ``rows`` of a CSR matrix."""
     owner, column, value = gather(matrix, rows)
     return np.bincount(column, weights=weights[owner] * value, minlength=matrix.shape[1]).astype(np.float64)

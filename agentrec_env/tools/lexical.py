@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used: naming tools needs none of them
 from numpy.typing import NDArray
-from scipy import sparse
 
 from agentrec_env.data.dataset import Items
 from agentrec_env.text import neutralise
@@ -49,11 +49,11 @@ class TextIndex:
         self._by_word, self._tfidf_by_word = self.bm25.tocsc(), self.tfidf.tocsc()
         del self._tokens
 
-    def _tfidf(self) -> sparse.csr_matrix:
+    def _tfidf(self) -> scipy.sparse.csr_matrix:
         lengths = np.fromiter(map(len, self._tokens), np.int64, len(self._tokens))
         columns = np.fromiter((t for tokens in self._tokens for t in tokens), np.int32, int(lengths.sum()))
         indptr = np.concatenate([[0], np.cumsum(lengths)])
-        counts = sparse.csr_matrix((np.ones(len(columns), np.float32), columns, indptr), shape=self._shape)
+        counts = scipy.sparse.csr_matrix((np.ones(len(columns), np.float32), columns, indptr), shape=self._shape)
         counts.sum_duplicates()
         documents = np.bincount(counts.indices, minlength=self._shape[1])
         idf = np.log((1 + self._shape[0]) / (1 + documents)) + 1
@@ -62,15 +62,15 @@ class TextIndex:
         counts.data /= np.repeat(np.where(norm > 0, norm, 1), np.diff(counts.indptr)).astype(np.float32)
         return counts
 
-    def _bm25(self) -> sparse.csr_matrix:
+    def _bm25(self) -> scipy.sparse.csr_matrix:
         if not self.vocabulary:
-            return sparse.csr_matrix(self._shape, dtype=np.float32)
+            return scipy.sparse.csr_matrix(self._shape, dtype=np.float32)
         import bm25s  # costs as much to import as the rest of the environment; only text needs it
 
         model = bm25s.BM25(method="lucene")
         model.index((self._tokens, dict(self.vocabulary)), create_empty_token=False, show_progress=False)
         parts = (model.scores["data"], model.scores["indices"], model.scores["indptr"])
-        return sparse.csc_matrix(parts, shape=self._shape).tocsr()
+        return scipy.sparse.csc_matrix(parts, shape=self._shape).tocsr()
 
     def like(self, item: int) -> NDArray[np.float64]:
         """float64 [I]: TF-IDF cosine of each item's text with that of ``item``; nan where either has no word."""

@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used: naming tools needs none of them
 from numpy.typing import NDArray
-from scipy import sparse
 
 from agentrec_env.data.dataset import Items
 from agentrec_env.data.evidence import Evidence
@@ -163,11 +163,11 @@ def user_weights(evidence: Evidence) -> tuple[FloatArray, FloatArray]:
     return cached(evidence.cache, "user weights", build)
 
 
-def transition_counts(evidence: Evidence) -> tuple[sparse.csr_matrix, FloatArray]:
+def transition_counts(evidence: Evidence) -> tuple[scipy.sparse.csr_matrix, FloatArray]:
     """float32 CSR [I, I], float64 [I]: how often one item came after another within three steps of a user, weighted
     1, 1/2, 1/3 by distance, and the sum of each row."""
 
-    def build() -> tuple[sparse.csr_matrix, FloatArray]:
+    def build() -> tuple[scipy.sparse.csr_matrix, FloatArray]:
         data = evidence.data
         first, then, weight = [], [], []
         for step in (1, 2, 3):
@@ -176,7 +176,7 @@ def transition_counts(evidence: Evidence) -> tuple[sparse.csr_matrix, FloatArray
             then.append(data.item[same + step])
             weight.append(np.full(len(same), 1 / step, np.float32))
         pairs = (np.concatenate(first), np.concatenate(then))
-        counts = sparse.csr_matrix((np.concatenate(weight), pairs), shape=(data.num_items, data.num_items))
+        counts = scipy.sparse.csr_matrix((np.concatenate(weight), pairs), shape=(data.num_items, data.num_items))
         counts.sum_duplicates()
         return counts, np.asarray(counts.sum(axis=1), np.float64).ravel()
 
@@ -236,7 +236,7 @@ def cached(cache: dict[str, Any], name: str, build: Callable[[], T]) -> T:
     return cast(T, cache[name])
 
 
-def gather(matrix: sparse.csr_matrix, rows: IntArray) -> tuple[IntArray, IntArray, NDArray[Any]]:
+def gather(matrix: scipy.sparse.csr_matrix, rows: IntArray) -> tuple[IntArray, IntArray, NDArray[Any]]:
     """The entries of ``rows`` of a CSR matrix: place in ``rows``, column, value. Scipy's own slicing is slower."""
     starts = matrix.indptr[rows].astype(np.int64)
     lengths = matrix.indptr[rows + 1] - starts
@@ -252,7 +252,7 @@ def _slots(columns: NDArray[Any], total: int) -> NDArray[np.int32]:
     return slots
 
 
-def _block(matrix: sparse.csr_matrix, rows: IntArray, slots: NDArray[np.int32], size: int) -> FloatArray:
+def _block(matrix: scipy.sparse.csr_matrix, rows: IntArray, slots: NDArray[np.int32], size: int) -> FloatArray:
     """float64 [len(rows), size]: the entries of ``rows`` in the columns that have a slot."""
     owner, column, value = gather(matrix, rows)
     slot = slots[column]
