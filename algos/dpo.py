@@ -61,7 +61,7 @@ _ANSWER = re.compile(r"<answer>|\\boxed")
 
 @dataclass(frozen=True)
 class DPO:
-    """Settings of DPO. An `algos.algorithm.Algorithm`.
+    """DPO and S-DPO on mined violations: the baseline that PPR is compared with. An `algos.algorithm.Algorithm`.
 
     Raises:
         ValueError: A setting outside its range.

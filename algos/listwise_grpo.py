@@ -59,7 +59,7 @@ from algos.stage import Stage
 
 @dataclass(frozen=True)
 class ListwiseGRPO:
-    """Settings of list-wise GRPO; the defaults are the paper's. An `algos.algorithm.Algorithm`.
+    """List-wise GRPO, stage 1 of AgenticRec. The defaults are the paper's. An `algos.algorithm.Algorithm`.
 
     Raises:
         ValueError: A setting outside its range, or two that do not fit together.

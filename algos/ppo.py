@@ -31,7 +31,7 @@ from algos.stage import Stage
 
 @dataclass(frozen=True)
 class PPO:
-    """Settings of PPO. An `algos.algorithm.Algorithm`.
+    """PPO: a value head, and credit by token or by turn. An `algos.algorithm.Algorithm`.
 
     Raises:
         ValueError: A setting outside its range.

@@ -58,7 +58,8 @@ DIRECTIONS: dict[str, tuple[Direction, ...]] = {"both": ("more", "less"), "more"
 
 @dataclass(frozen=True)
 class PPR(ListwiseGRPO):
-    """Settings of PPR; the defaults are the paper's. An `algos.algorithm.Algorithm`.
+    """PPR, stage 2 of AgenticRec: list-wise GRPO on pairs that the policy ranked wrongly. The defaults are the paper's.
+    An `algos.algorithm.Algorithm`.
 
     Raises:
         ValueError: A setting outside its range, or two that do not fit together.
