@@ -11,6 +11,11 @@ IDS: dict[str, dict[str, Any]] = {
     "AgentRec-AmazonPair-v0": {"mode": "pair", "num_candidates": 2, "reward": "pair"},
 }
 """Id -> keyword arguments that differ from the defaults of `agentrec_env.scenario.Config`."""
+ABOUT = {
+    "AgentRec-Amazon-v0": "Rank a pool of candidates, or the catalogue, for one user, with tools",
+    "AgentRec-AmazonPair-v0": "Say which of two items a user likes more, or less, with tools",
+}
+"""Id -> what it asks, in a line."""
 
 
 def register_env(env_id: str, **kwargs: Any) -> None:

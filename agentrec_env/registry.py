@@ -6,9 +6,14 @@ until it is used; an unregistered ``"module:attribute"`` is accepted wherever a 
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
+import importlib.util
+import inspect
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Generic, TypeVar, cast, overload
 
 T = TypeVar("T")
@@ -71,8 +76,37 @@ class Registry(Generic[T]):
         """Registered names in order of registration."""
         return tuple(self._entries)
 
+    def describe(self, name: str) -> str:
+        """The first sentence of what ``name`` says of itself; "" where it says nothing.
+
+        A lazy entry is read, not imported, so a list of names costs none of what they need.
+        """
+        value = self._entries.get(name, name)
+        text = _written(value) if isinstance(value, str) else inspect.getdoc(value)
+        return first_sentence(text or "")
+
     def __contains__(self, name: object) -> bool:
         return name in self._entries
+
+
+def first_sentence(text: str) -> str:
+    """Of the first paragraph of a docstring, on one line and without its full stop."""
+    paragraph = " ".join(text.strip().split("\n\n")[0].split())
+    return re.split(r"\.(?=\s|$)", paragraph, maxsplit=1)[0]
+
+
+def _written(path: str) -> str | None:
+    """The docstring of what stands at "module:attribute", from the source; None where there is none to be read."""
+    module, _, attribute = path.partition(":")
+    try:
+        spec = importlib.util.find_spec(module)
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else None
+    except (ImportError, ValueError, OSError, SyntaxError):
+        return None
+    for node in tree.body if tree else ():
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute:
+            return ast.get_docstring(node)
+    return None
 
 
 def _load(kind: str, path: str) -> object:

@@ -1,38 +1,105 @@
-"""The command of an algorithm: settings in, a run out, by one process or by as many as torchrun starts."""
+"""The command of an algorithm: settings in, a run out, by one process or by as many as torchrun starts.
+
+It is `agentrec train NAME`, and `python -m algos.NAME` for torchrun.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import tyro
 
+from algos import ALGORITHMS
+from algos.algorithm import Algorithm
 from algos.distributed import joined
 from algos.learner import Learner
 from algos.memory import available, needed, table
 from algos.pairs import Mining
+from algos.sft import SFT, SFTConfig
 from algos.training import Training
 
+REFUSED = (ValueError, LookupError, TypeError, OSError)
+"""What settings that cannot be used are refused with, before anything is trained."""
 
-def run(algorithm: type[Any], name: str, arguments: Sequence[str] | None = None) -> None:
+
+EXAMPLES = """examples:
+  {prog} --out runs/first --steps 20
+  {prog} --out runs/first --steps 20 --resume
+  {prog} --out runs/qwen --model Qwen/Qwen3-0.6B --lora-rank 16 --lr 1e-5
+  {prog} --out runs/mine --env.dataset my_shop:interactions --env.tools my_shop:stock score_candidates"""
+
+
+def main(name: str, arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Train, or tell what would be trained.
 
     Args:
-        algorithm: A dataclass of settings, an `algos.algorithm.Algorithm`.
-        name: Of its module.
+        name: A name in `ALGORITHMS`, or "module:attribute" of a dataclass that is an `algos.algorithm.Algorithm`.
         arguments: Of the command line; None: those of the process.
+        prog: How the command is called in its help.
+
+    Returns:
+        0; or 2 for settings that cannot be used, after a message on stderr.
     """
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)  # of the handler: bm25s sets its own logger to tell all
     logging.basicConfig(handlers=[handler], format="%(levelname)s: %(message)s")
-    training: Training[Any] = tyro.cli(Training[algorithm], args=arguments, prog=f"python -m {name}")  # type: ignore[valid-type]
-    with joined(training.device) as ranks:
-        learner = Learner(training, ranks=ranks)
-        if not training.dry_run:
+    prog = prog or f"agentrec train {name}"
+    try:
+        algorithm = find(name)
+        about = f"{ALGORITHMS.describe(name)}.\n\n{EXAMPLES.format(prog=prog)}"
+        settings = SFTConfig if algorithm is SFTConfig else Training[algorithm]  # type: ignore[valid-type]
+        chosen: Any = tyro.cli(settings, args=arguments, prog=prog, description=about)
+        if isinstance(chosen, SFTConfig):
+            warm = SFT(chosen)
+    except REFUSED as error:
+        return _refuse(prog, error)
+    if isinstance(chosen, SFTConfig):
+        warm.train()
+        return 0
+    with joined(chosen.device) as ranks:
+        try:
+            learner = Learner(chosen, ranks=ranks)
+        except REFUSED as error:
+            return _refuse(prog, error)
+        if not chosen.dry_run:
             learner.train()
         elif ranks.first:
             print(plan(learner))
+    return 0
+
+
+def find(name: str) -> type[Any]:
+    """The settings of an algorithm.
+
+    Args:
+        name: In `ALGORITHMS`, or "module:attribute".
+
+    Raises:
+        UnknownNameError: There is none of that name.
+        TypeError: What is there is no algorithm; says what it lacks.
+    """
+    found = ALGORITHMS.get(name)
+    if found is SFTConfig:
+        return found
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise TypeError(
+            f"{name!r} is no algorithm: it must be a dataclass of settings, as algos.listwise_grpo.ListwiseGRPO; to "
+            "change one thing of that, subclass it and decorate the class with @dataclass(frozen=True)"
+        )
+    has = {field.name for field in dataclasses.fields(found)}
+    lacks = [part for part in vars(Algorithm) if not (part.startswith("_") or part in has or hasattr(found, part))]
+    if lacks:
+        raise TypeError(f"{name!r} is no algorithm: it lacks {', '.join(lacks)}; see algos.algorithm.Algorithm")
+    return found
+
+
+def _refuse(prog: str, error: Exception) -> int:
+    print(f"{prog}: {error}", file=sys.stderr)
+    return 2
 
 
 def plan(learner: Learner) -> str:

@@ -297,6 +297,6 @@ def _writer(stage: Stage) -> Callable[[Episode, Sequence[int]], Transcript]:
 
 
 if __name__ == "__main__":
-    from algos.command import run
+    from algos.command import main
 
-    run(DPO, "algos.dpo")
+    raise SystemExit(main("dpo", prog="python -m algos.dpo"))

@@ -176,6 +176,6 @@ class ListwiseGRPO:
 
 
 if __name__ == "__main__":
-    from algos.command import run
+    from algos.command import main
 
-    run(ListwiseGRPO, "algos.listwise_grpo")
+    raise SystemExit(main("grpo", prog="python -m algos.listwise_grpo"))

@@ -177,6 +177,6 @@ def _explained_variance(returns: Tensor, values: Tensor, total: Total) -> Tensor
 
 
 if __name__ == "__main__":
-    from algos.command import run
+    from algos.command import main
 
-    run(PPO, "algos.ppo")
+    raise SystemExit(main("ppo", prog="python -m algos.ppo"))

@@ -144,6 +144,6 @@ class PPR(ListwiseGRPO):
 
 
 if __name__ == "__main__":
-    from algos.command import run
+    from algos.command import main
 
-    run(PPR, "algos.ppr")
+    raise SystemExit(main("ppr", prog="python -m algos.ppr"))

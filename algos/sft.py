@@ -14,7 +14,6 @@ sources for `Policy.load`. It can be killed at any moment and resumed: on a CPU 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -55,7 +54,7 @@ _FREE = ("out", "resume", "keep", "checkpoint_every", "rows", "micro_tokens")
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """A supervised warm start."""
+    """A supervised warm start from any agent's episodes."""
 
     out: Path = Path("runs/sft")
     """Folder of the run."""
@@ -329,12 +328,7 @@ def _sentence(step: int, figures: Mapping[str, float]) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    logging.getLogger("bm25s").setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    SFT(tyro.cli(SFTConfig, args=arguments, prog="python -m algos.sft")).train()
-
-
 if __name__ == "__main__":
-    main()
+    from algos.command import main
+
+    raise SystemExit(main("sft", prog="python -m algos.sft"))

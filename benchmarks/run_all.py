@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import platform
 import shlex
@@ -25,6 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from agentrec_env.arguments import Parser, json_object
 from agentrec_env.data.world import World
 from benchmarks import analysis, runner
 from benchmarks.records import Block, Folder, Place
@@ -51,11 +51,25 @@ class Plan:
     world: World
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+EXAMPLES = """examples:
+  {prog}                                            the embedded world, every row and track, three minutes
+  {prog} --quick --agent mine:rank                  with an agent of yours
+  {prog} --quick --model tiny --only scripted pool-20
+  {prog} --dataset Video_Games --split temporal
+  {prog} --dataset reviews.csv --split leave_one_out --tasks 5000
+  {prog} --list                                     rows and tracks
+
+exit codes: 0 every row has its results; 1 some failed; 2 the command line cannot be used; 130 stopped, and the same
+command goes on from there
+"""
+
+
+def parse_arguments(arguments: Sequence[str] | None, prog: str = "run_all.py") -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="run_all.py",
-        description=(__doc__ or "").splitlines()[0],
+    parser = Parser(
+        prog=prog,
+        description="Compare recommenders in the environment: a table with error bars, report.html and results.json.",
+        epilog=EXAMPLES.format(prog=prog),
     )
     parser.add_argument(
         "--dataset", action="append", metavar="NAME|PATH", help="what to load, repeatable (default: synthetic)"
@@ -76,7 +90,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--endpoint-model", action="append", default=[], metavar="NAME", help="add this model of it, repeatable"
     )
     for flag, of in (("--model-args", "agents.llm.agent:LLMAgent"), ("--endpoint-args", "agents.endpoint:Endpoint")):
-        parser.add_argument(flag, type=_json_object, metavar="JSON", help=f"arguments of {of}, as a JSON object")
+        parser.add_argument(flag, type=json_object, metavar="JSON", help=f"arguments of {of}, as a JSON object")
     parser.add_argument(
         "--num-envs", type=int, default=64, metavar="N", help="episodes that a language model plays at once (64)"
     )
@@ -95,9 +109,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "run_all.py") -> int:
     """Run the comparison; 0 where every row has its results, 1 where some failed, 2 for a wrong command line."""
-    options = parse_arguments(arguments)
+    options = parse_arguments(arguments, prog)
     console = Console(width=None if sys.stdout.isatty() else 200)
     if options.list:
         _list(console)
@@ -114,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plans = [plan for source in options.dataset or ["synthetic"] for plan in _plan(source, options, suite, size)]
         folder.claim(_settings(options, size, plans))
     except (ValueError, LookupError, OSError) as error:
-        print(f"run_all.py: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
     units = [unit for plan in plans for unit in plan.units]
     for unit in units:
@@ -132,16 +146,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in report.write(options.out):
         console.print(f"wrote {path}", highlight=False)
     return 1 if any(result.missing for result in results) else 0
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError('a JSON object is needed, as {"temperature": 0.7}')
-    return value
 
 
 def _language_models(options: argparse.Namespace) -> list[Row]:
@@ -376,7 +380,7 @@ def _list(console: Console) -> None:
         console.print(f"  {size.name:12} {tasks} test tasks, at most {size.seeds} seeds a row", highlight=False)
 
 
-def _prepare_process() -> None:
+def prepare_process() -> None:
     """What a program may change about its process, and a function may not."""
     # One thread a process, set before any worker loads its libraries: the same sums in the same order on any --jobs.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -390,5 +394,5 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    _prepare_process()
+    prepare_process()
     sys.exit(main())

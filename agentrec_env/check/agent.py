@@ -37,7 +37,7 @@ def check_agent(
     points = Points(f"agent {agent if isinstance(agent, str) else getattr(agent, '__name__', type(agent).__name__)}")
     if not (callable(thing) or (hasattr(thing, "act") and hasattr(thing, "reset"))):
         raise ConformanceError(
-            points.subject, ["it needs reset(num_envs, seed) and act(observations, rows), or must be a function"], 0
+            points.subject, ["it needs reset(num_envs, seed) and act(observations, rows), or must be a function"]
         )
     envs = envs or RecVectorEnv(3, task_split="valid")
     if hasattr(thing, "bind"):

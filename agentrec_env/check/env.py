@@ -43,7 +43,7 @@ def check_rec_env(env: str | gym.Env[Any, Any], episodes: int = 5, tools: bool =
     rec = made.unwrapped
     points = Points(str(env))
     if not isinstance(rec, RecEnv):
-        raise ConformanceError(str(env), [f"it is a {type(rec).__name__}; make it a RecEnv or a subclass"], 0)
+        raise ConformanceError(str(env), [f"it is a {type(rec).__name__}; make it a RecEnv or a subclass"])
 
     with points.point("gymnasium check_env"), warnings.catch_warnings():
         warnings.simplefilter("error")

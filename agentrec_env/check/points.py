@@ -10,12 +10,12 @@ import numpy as np
 
 
 class ConformanceError(AssertionError):
-    """What a check found. `failures` are the points that do not hold."""
+    """What a check found. `failures` are the points that do not hold, `passed` those that do."""
 
-    def __init__(self, subject: str, failures: Sequence[str], passed: int) -> None:
-        self.failures = tuple(failures)
+    def __init__(self, subject: str, failures: Sequence[str], passed: Sequence[str] = ()) -> None:
+        self.failures, self.passed = tuple(failures), tuple(passed)
         lines = "\n".join(f"- {failure}" for failure in failures)
-        super().__init__(f"{subject}: {len(failures)} of {len(failures) + passed} points do not hold:\n{lines}")
+        super().__init__(f"{subject}: {len(failures)} of {len(failures) + len(passed)} points do not hold:\n{lines}")
 
 
 class Points:
@@ -38,7 +38,7 @@ class Points:
     def result(self) -> list[str]:
         """The points that held; raises where any did not."""
         if self.failures:
-            raise ConformanceError(self.subject, self.failures, len(self.passed))
+            raise ConformanceError(self.subject, self.failures, self.passed)
         return self.passed
 
 

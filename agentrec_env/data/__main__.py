@@ -1,7 +1,6 @@
 """The data on the command line: fetch a category, or say what a file holds and what of it was dropped and why.
 
-python -m agentrec_env.data download Gift_Cards --edition 2018
-python -m agentrec_env.data describe Gift_Cards
+It is `agentrec data`, and `python -m agentrec_env.data` where only the environment is at hand.
 """
 
 from __future__ import annotations
@@ -17,21 +16,34 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from agentrec_env.arguments import Parser
 from agentrec_env.data.categories import EDITIONS
 from agentrec_env.data.dataset import Dataset
 from agentrec_env.data.download import download
-from agentrec_env.data.load import load, read
+from agentrec_env.data.load import is_made, load, read
 from agentrec_env.data.metadata import read_metadata
 from agentrec_env.data.report import DataError, ReadReport
 from agentrec_env.data.sniff import FORMATS, sniff
 from agentrec_env.text import neutralise
 
+EXAMPLES = """examples:
+  {prog} download Gift_Cards                  the 2023 release, into the cache
+  {prog} download Video_Games --edition 2018
+  {prog} describe Gift_Cards                  what was downloaded, what was dropped and why
+  {prog} describe reviews.csv                 a file of your own
+  {prog} describe my_shop:interactions        a Dataset, or a function that makes one
+"""
 _EDGES = (1, 2, 3, 5, 10, 20, 50, 100, 1000)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, or 2 after an error that the message on stderr explains."""
-    args = _parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m agentrec_env.data") -> int:
+    """Run one command. Returns 0, or 2 after an error that the message on stderr explains.
+
+    Args:
+        arguments: of the command line; None: those of the process.
+        prog: how the command is called in its help.
+    """
+    args = _parser(prog).parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     try:
         if args.command == "download":
@@ -44,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m agentrec_env.data", description=__doc__.split("\n")[0])
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = Parser(prog=prog, description=__doc__.split("\n")[0], epilog=EXAMPLES.format(prog=prog))
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("download", help="fetch the reviews and metadata of a category")
     fetch.add_argument("category", nargs="+", help='such as Gift_Cards, "Gift Cards" or gift cards')
@@ -57,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     fetch.add_argument("--retries", type=int, default=4, help="how often a broken transfer is taken up again")
     show = commands.add_parser("describe", help="say what a source holds, and what was dropped and why")
-    show.add_argument("path", help='a file, a folder, a downloaded category, or "synthetic"')
+    show.add_argument("path", help='a file, a folder, a downloaded category, "synthetic", or module:attribute')
     show.add_argument("--no-cache", action="store_true", help="read the files anew")
     return parser
 
@@ -84,8 +96,9 @@ def _download(args: argparse.Namespace, console: Console) -> None:
 
 def _describe(source: str, cache: bool, console: Console) -> None:
     path = Path(source).expanduser()
-    if source == "synthetic":
-        _show_dataset(load(source, drop_repeats=False), "the embedded synthetic world", console)
+    if is_made(source):
+        where = "the embedded synthetic world" if source == "synthetic" else f"made by {source}"
+        _show_dataset(load(source, drop_repeats=False), where, console)
     elif path.is_file() and (format := sniff(path)).endswith("-metadata"):
         metadata = read_metadata(path, format)
         table = _table(f"{path.name}: {FORMATS[format]}")

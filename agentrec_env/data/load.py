@@ -1,6 +1,7 @@
 """From the name of a source to a `Dataset`: find the files, tell their formats, read, join, and keep the result.
 
-A source is "synthetic", a category that was downloaded, a folder with reviews and metadata, or one file.
+A source is a registered name such as "synthetic", "module:attribute" of a dataset of one's own, a category that was
+downloaded, a folder with reviews and metadata, or one file.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -22,10 +24,22 @@ from agentrec_env.data.metadata import Metadata, read_metadata
 from agentrec_env.data.report import DataError, Limits, SourceReport
 from agentrec_env.data.sniff import sniff
 from agentrec_env.data.table import is_items_table, read_items_table, read_table
-from agentrec_env.registry import did_you_mean
+from agentrec_env.registry import Registry, UnknownNameError, did_you_mean
 
 _log = logging.getLogger(__name__)
 _TABLES = ("csv", "parquet")
+_ATTRIBUTE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+DATASETS: Registry[Dataset | Callable[[], Dataset]] = Registry("dataset")
+"""Datasets that are made, not read: each a `Dataset`, or a function that makes one."""
+
+
+@DATASETS.register("synthetic")
+def synthetic() -> Dataset:
+    """The embedded world at its default size and seed, whose true choice model is known."""
+    from agentrec_env.data.synthetic import make_world
+
+    return make_world().dataset
 
 
 @dataclass(frozen=True)
@@ -51,9 +65,10 @@ def load(
     """A dataset from a source.
 
     Args:
-        source: "synthetic" (the embedded world at its default size and seed); a downloaded category ("Gift_Cards", or
-            "2018/Gift_Cards" where several editions lie in the cache); a folder that holds one review file and at
-            most one metadata file; a review file, whose metadata is then looked for beside it; a CSV or Parquet file.
+        source: a name in `DATASETS`, such as "synthetic"; "module:attribute" of a `Dataset` or of a function that makes
+            one; a downloaded category ("Gift_Cards", or "2018/Gift_Cards" where several editions lie in the cache); a
+            folder that holds one review file and at most one metadata file; a review file, whose metadata is then
+            looked for beside it; a CSV or Parquet file.
         k_core: keep only users and items with at least this many interactions, repeatedly; 0, the default, keeps all
             (the 5-core files and the folders that are ready to load have been cut already).
         drop_repeats: keep each user's first interaction with an item only, so that no target was seen before. Done
@@ -67,10 +82,8 @@ def load(
 
     Raises `DataError` for an unknown or missing source (with the nearest name), or files that cannot be used.
     """
-    if source == "synthetic":
-        from agentrec_env.data.synthetic import make_world
-
-        dataset = make_world().dataset
+    if is_made(source):
+        dataset = _make(str(source))
     else:
         dataset, _ = read(source, metadata=metadata, cache=cache, limits=limits)
     if drop_repeats:
@@ -81,6 +94,27 @@ def load(
         except ValueError as error:
             raise DataError(str(error)) from None
     return dataset
+
+
+def is_made(source: str | Path) -> bool:
+    """Whether a source names a dataset that is made, a registered one or "module:attribute", and no file."""
+    name = str(source)
+    return name in DATASETS or (bool(_ATTRIBUTE.fullmatch(name)) and not Path(name).exists())
+
+
+def _make(name: str) -> Dataset:
+    try:
+        thing = DATASETS.get(name)
+    except UnknownNameError as error:
+        raise DataError(str(error)) from error
+    made: object = thing() if callable(thing) else thing
+    if not isinstance(made, Dataset):
+        given = f"returned a {type(made).__name__}" if callable(thing) else f"is a {type(made).__name__}"
+        raise DataError(
+            f"dataset {name!r} {given}; it must be an agentrec_env.data.dataset.Dataset, or a function without "
+            "arguments that returns one (Dataset.build makes it from columns)"
+        )
+    return made
 
 
 def read(
@@ -156,7 +190,7 @@ Stamp: TypeAlias = tuple[tuple[str, int, int], ...]
 
 def stamp(source: str | Path) -> Stamp:
     """What tells in an instant whether the files of a source have changed; () for what is made, not read."""
-    if source == "synthetic":
+    if is_made(source):
         return ()
     files = resolve(source)
     paths = [path.resolve() for path in (files.reviews, files.metadata) if path is not None]
@@ -275,6 +309,7 @@ def _no_such_source(source: str, path: Path) -> str:
     return did_you_mean(
         "dataset",
         source,
-        ["synthetic", *present, *sorted(set().union(*CATEGORIES.values()) - set(present))],
-        "Or give the path of a folder with a review and a metadata file, of a review file, or of a CSV or Parquet.",
+        [*DATASETS.names(), *present, *sorted(set().union(*CATEGORIES.values()) - set(present))],
+        "Or give the path of a folder with a review and a metadata file, of a review file, or of a CSV or Parquet; or "
+        '"module:attribute" of a dataset of your own.',
     )

@@ -21,7 +21,7 @@ from torch import Tensor
 from agents.llm.chat import Chat
 from agents.llm.policy import Policy
 from algos.batch import Batch
-from algos.command import run as run_command
+from algos.command import main as train
 from algos.config import Optimization
 from algos.distributed import Ranks
 from algos.dpo import DPO, lists, negatives, preference
@@ -351,9 +351,9 @@ def test_the_command_plans_and_trains(tmp_path: Path, capsys: pytest.CaptureFixt
         *("--model", str(tmp_path / "model"), "--out", str(tmp_path / "run"), "--groups", "2", "--negatives", "3"),
         *("--steps", "1", "--evaluate-every", "0", "--mine-tasks", "12", "--mine-temperature", "1", "--beta", "0.2"),
     ]
-    run_command(DPO, "algos.dpo", [*chosen, "--dry-run"])
+    train("dpo", [*chosen, "--dry-run"])
     assert "mined       12 of the training tasks, 1 time" in capsys.readouterr().out
-    run_command(DPO, "algos.dpo", chosen)
+    train("dpo", chosen)
     config = json.loads((tmp_path / "run" / "config.json").read_text())["algorithm"]
     assert (config["beta"], config["negatives"], config["mining"]["mine_tasks"]) == (0.2, 3, 12)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from algos.batch import Batch
-from algos.command import run as run_command
+from algos.command import main as train
 from algos.config import Optimization
 from algos.learner import Learner
 from algos.pairs import Mining, Round, Violation
@@ -292,16 +292,16 @@ def test_the_command_plans_and_trains(tmp_path: Path, capsys: pytest.CaptureFixt
         *("--steps", "1", "--evaluate-every", "0", "--mine-tasks", "12", "--mine-temperature", "1", "--rounds", "1"),
         *("--hardness", "margin", "--directions", "more", "--objective", "likelihood", "--lr", "0.001"),
     ]
-    run_command(PPR, "algos.ppr", [*chosen, "--dry-run"])
+    train("ppr", [*chosen, "--dry-run"])
     told = capsys.readouterr().out
     assert "2 tasks x 2: 4 episodes, 1 updates" in told
     assert "mined       12 of the training tasks, 1 time" in told
     assert not (tmp_path / "run").exists()
-    run_command(PPR, "algos.ppr", chosen)
+    train("ppr", chosen)
     config = json.loads((tmp_path / "run" / "config.json").read_text())["algorithm"]
     assert (config["objective"], config["mining"]["hardness"]) == ("likelihood", "margin")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    run_command(PPR, "algos.ppr", [*chosen, "--resume"])
+    train("ppr", [*chosen, "--resume"])
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 

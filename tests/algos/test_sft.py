@@ -28,9 +28,10 @@ from agents.llm.policy import Policy
 from agents.protocol import Observation
 from agents.teacher import Teacher
 from algos.checkpoint import Checkpoints
+from algos.command import main
 from algos.config import Optimization
 from algos.demonstrations import Lessons
-from algos.sft import MAX_BAD_STEPS, SFT, SFTConfig, main
+from algos.sft import MAX_BAD_STEPS, SFT, SFTConfig
 
 SMALL = NewModel(hidden=32, layers=2, heads=2, kv_heads=1, intermediate=64, vocabulary=700, text_episodes=5)
 FEW = {"ranker": "popularity", "plan": ["get_item_stats"], "variety": 0.2}
@@ -283,7 +284,7 @@ def test_bad_settings_are_refused(bad: dict[str, Any]):
 
 def test_the_command_explains_itself(capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["--help"])
+        main("sft", ["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     for flag in ("--teacher", "--lora-rank", "--lr", "--resume", "--env.dataset", "--new.hidden", "--best-of"):

@@ -1,0 +1,124 @@
+"""`agentrec list`: what there is to name, one line each, from the registries.
+
+Nothing is imported that a name merely stands for, so the list comes at once, without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agentrec_env.arguments import Parser
+from agentrec_env.registry import Registry, first_sentence
+
+Lines = Iterator[tuple[str, str]]
+
+EXAMPLES = """examples:
+  agentrec list                     everything
+  agentrec list agents tools
+  agentrec list datasets            with every Amazon category that can be downloaded
+
+What is listed goes by its name on the command line and in Python; "module:attribute" of your own goes wherever a name
+does.
+"""
+USES = {
+    "ids": 'gymnasium.make("agentrec_env:ID"), agentrec play ID',
+    "agents": "agentrec run --agent NAME, agentrec play --against NAME",
+    "tools": 'gymnasium.make(…, tools=["NAME"]), agentrec play --tools NAME',
+    "datasets": "agentrec run --dataset NAME, gymnasium.make(…, dataset=NAME)",
+    "rewards": "gymnasium.make(…, reward=NAME), agentrec train grpo --env.reward NAME",
+    "algorithms": "agentrec train NAME",
+}
+"""Kind -> where its names go."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """List names; 0."""
+    parser = Parser(prog="agentrec list", description="Name what there is, a line each.", epilog=EXAMPLES)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(KINDS)} (default: all)")
+    kinds = parser.parse_args(arguments).kinds
+    for kind in kinds:
+        if kind not in KINDS:
+            from agentrec_env.registry import did_you_mean
+
+            parser.error(did_you_mean("kind", kind, KINDS))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 1_000  # one line each, for grep
+    for kind in kinds or KINDS:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, about in KINDS[kind](bool(kinds)):
+            table.add_row(f"  [bold]{escape(name)}[/]", escape(about))
+        console.print(f"[bold]{kind}[/]   [dim]{escape(USES[kind])}[/]")
+        console.print(table)
+    return 0
+
+
+def _ids(_: bool) -> Lines:
+    import agentrec_env  # noqa: F401 - registers the ids
+    from agentrec_env.registration import ABOUT
+
+    yield from ABOUT.items()
+
+
+def _agents(_: bool) -> Lines:
+    from agents import AGENTS
+
+    return _described(AGENTS)
+
+
+def _tools(_: bool) -> Lines:
+    from agentrec_env.tools import TOOLS
+
+    for name in TOOLS.names():
+        yield name, first_sentence(TOOLS.get(name).description)
+
+
+def _datasets(whole: bool) -> Lines:
+    from agentrec_env.data.cache import cache_dir
+    from agentrec_env.data.categories import CATEGORIES
+    from agentrec_env.data.load import DATASETS
+
+    yield from _described(DATASETS)
+    held = {folder.parent.name: folder.name for folder in (cache_dir() / "downloads").glob("*/*") if folder.is_dir()}
+    for edition, name in sorted(held.items()):
+        yield f"{edition}/{name}", "downloaded"
+    for edition, names in CATEGORIES.items():
+        if whole:
+            yield edition, f"to be downloaded (agentrec data download NAME --edition {edition}): {', '.join(names)}"
+        else:
+            yield edition, f"{len(names)} Amazon categories to download: agentrec list datasets names them"
+    yield "PATH", "reviews and metadata of Amazon, or a CSV or Parquet: agentrec data describe PATH"
+
+
+def _rewards(_: bool) -> Lines:
+    from agentrec_env.rewards import REWARDS
+
+    return _described(REWARDS)
+
+
+def _algorithms(_: bool) -> Lines:
+    from algos import ALGORITHMS
+
+    return _described(ALGORITHMS)
+
+
+def _described(registry: Registry[object]) -> Lines:
+    for name in registry.names():
+        yield name, registry.describe(name).replace("`", "")
+
+
+KINDS: dict[str, Callable[[bool], Lines]] = {
+    "ids": _ids,
+    "agents": _agents,
+    "tools": _tools,
+    "datasets": _datasets,
+    "rewards": _rewards,
+    "algorithms": _algorithms,
+}
+"""Kind -> its names with a line each; whether it was asked for by name says if long lists are written out."""
