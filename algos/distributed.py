@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from agents.llm.card import Card
     from agents.llm.policy import Policy
 
 T = TypeVar("T")
@@ -135,8 +136,8 @@ class Spread(Protocol):
     def whole(self) -> AbstractContextManager[None]:
         """Within it the policy's weights are plain tensors that each rank may read without the others."""
 
-    def save(self, folder: Path) -> None:
-        """Write the policy, from the first rank; see `Policy.save`."""
+    def save(self, folder: Path, card: Card) -> None:
+        """Write the policy, from the first rank; see `Policy.save_pretrained`."""
 
 
 class Replicas:
@@ -172,10 +173,10 @@ class Replicas:
         """They always are."""
         return nullcontext()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, card: Card) -> None:
         """The first has all it needs."""
         if self._ranks.first:
-            self._policy.save(folder)
+            self._policy.save_pretrained(folder, card=card)
 
 
 @contextmanager

@@ -7,9 +7,9 @@
     figures = Learner(Training(ListwiseGRPO(groups=8), model="runs/warm/best", steps=100)).train()
 
 A run is a folder: config.json, metrics.jsonl, tensorboard/, transcripts/, checkpoints/, and the policies best/ and
-model/, which are sources for `Policy.load`. It can be killed at any moment and resumed: on a CPU, weights and metrics
-are the same to the bit. A checkpoint holds no state of a random generator, as there is none: all that is drawn comes
-from the seed and the number of the step.
+model/ with their model cards, which are sources for `Policy.from_pretrained`. It can be killed at any moment and
+resumed: on a CPU, weights and metrics are the same to the bit. A checkpoint holds no state of a random generator, as
+there is none: all that is drawn comes from the seed and the number of the step.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ import torch
 
 from agentrec_env.data.world import World
 from agentrec_env.vector import RecVectorEnv
+from agents.llm.card import Card
 from agents.llm.lora import LoRA
 from agents.llm.policy import Policy
 from algos.algorithm import Algorithm
+from algos.card import model_card
 from algos.checkpoint import Checkpoints, State, optimizer_tensors, restore_optimizers, restore_weights
 from algos.collapse import Watch
 from algos.config import record_config
@@ -94,6 +96,7 @@ class Learner:
         self._watch = Watch()
         self._log: RunLog | None = None
         self._saved: int | None = None
+        self._judged: tuple[int, Mapping[str, float]] | None = None
         rollouts = Rollouts(self.envs, self.policy, training, self.ranks)
         check = self._interrupt.check
         self.stage = Stage(self.envs, self.policy, training, self.ranks, rollouts, check, self._together, self._say)
@@ -128,7 +131,7 @@ class Learner:
                 self._say(f"stopped after step {self.step:,}; go on with --resume")
             else:
                 self._save()
-                self.updater.spread.save(self.training.out / "model")
+                self.updater.spread.save(self.training.out / "model", self._card())
                 self._say(f"the policy is in {self.training.out / 'model'}")
         self._log = None
         return figures
@@ -183,8 +186,9 @@ class Learner:
         figures = evaluation.judge(episodes)
         earlier = [value for step, value in self.history.items() if step < self.step]
         self.history[self.step] = figures[TARGET]
+        self._judged = self.step, figures
         if not earlier or figures[TARGET] > max(earlier):
-            self.updater.spread.save(self.training.out / "best")
+            self.updater.spread.save(self.training.out / "best", self._card())
         if self._log is not None:
             if self.training.transcripts:
                 write_transcripts(episodes[: self.training.transcripts], self.training.out, self.step)
@@ -195,6 +199,11 @@ class Learner:
                 f", answered {100 * figures['valid/answered']:.1f} %, {figures['valid/calls']:.1f} calls"
             )
         return figures
+
+    def _card(self) -> Card:
+        """Of the policy as it is now, with figures where it was judged since the last update."""
+        figures = self._judged[1] if self._judged and self._judged[0] == self.step else {}
+        return model_card(self.training, self.step, figures, self.envs.world)
 
     def _is_settled(self) -> bool:
         """Whether the policy has not become better for as long as the settings have patience."""
@@ -230,7 +239,7 @@ class Learner:
     def _load(self) -> Policy:
         training = self.training
         rank = training.lora_rank
-        return Policy.load(
+        return Policy.from_pretrained(
             training.model,
             lora=LoRA(rank, 2.0 * rank, seed=training.seed) if rank else None,
             dtype=training.dtype,

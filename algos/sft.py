@@ -7,8 +7,9 @@ teacher would have sampled, over all such tokens of a step, however the step is 
     python -m algos.sft --out runs/warm --model new --teacher teacher --steps 2000 --resume
     python -m algos.sft --out runs/qwen --model Qwen/Qwen3-0.6B --lora-rank 16 --lr 1e-4 --teacher scripted
 
-A run is a folder: config.json, metrics.jsonl, tensorboard/, checkpoints/, and the policies best/ and model/, which are
-sources for `Policy.load`. It can be killed at any moment and resumed: on a CPU the weights are the same to the bit.
+A run is a folder: config.json, metrics.jsonl, tensorboard/, checkpoints/, and the policies best/ and model/ with their
+model cards, which are sources for `Policy.from_pretrained`. It can be killed at any moment and resumed: on a CPU the
+weights are the same to the bit.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from agents.llm.policy import Policy
 from agents.llm.transcript import Transcript
 from agents.play import play
 from agents.protocol import make
+from algos.card import model_card
 from algos.checkpoint import Checkpoints, State, optimizer_tensors, restore_optimizers, restore_weights
 from algos.config import Optimization, record_config
 from algos.demonstrations import Demonstrations, Lessons, Scribe, overview
@@ -188,7 +190,7 @@ class SFT:
                     log.say(_sentence(self.step, judged))
                     if judged["valid/ndcg@10"] > self.best:
                         self.best = judged["valid/ndcg@10"]
-                        self.policy.save(config.out / "best", config.save_dtype)
+                        self._keep("best", judged)
                 if self.step == config.steps or self._interrupt.asked:
                     break
                 figures = self._advance(log)
@@ -200,7 +202,7 @@ class SFT:
                 self.checkpoints.save(self._state())
                 log.say(f"stopped after step {self.step:,}; go on with --resume")
             else:
-                self.policy.save(config.out / "model", config.save_dtype)
+                self._keep("model", judged)
                 log.say(f"the policy is in {config.out / 'model'}")
         return {**figures, **judged}
 
@@ -269,6 +271,11 @@ class SFT:
             "valid/calls": sum(episode.calls for episode in episodes) / count,
         }
 
+    def _keep(self, name: str, judged: Mapping[str, float]) -> None:
+        """Save the policy to a folder of the run, with the figures of its evaluation on its card."""
+        card = model_card(self.config, self.step, judged, self.envs.world)
+        self.policy.save_pretrained(self.config.out / name, self.config.save_dtype, card=card)
+
     def _advance(self, log: RunLog) -> dict[str, float]:
         """One step; its figures."""
         begin = time.perf_counter()
@@ -297,10 +304,10 @@ class SFT:
         own = config.out / _OWN_MODEL
         if config.model != "new":
             lora = LoRA(config.lora_rank, 2.0 * config.lora_rank, seed=config.seed) if config.lora_rank else None
-            return Policy.load(config.model, lora=lora, dtype=config.dtype, device=device)
+            return Policy.from_pretrained(config.model, lora=lora, dtype=config.dtype, device=device)
         if not own.is_dir():  # kept, as the tokenizer belongs to the run
-            new_policy(config.new, self.envs, config.seed).save(own)
-        return Policy.load(own, dtype=config.dtype, device=device)
+            new_policy(config.new, self.envs, config.seed).save_pretrained(own)
+        return Policy.from_pretrained(own, dtype=config.dtype, device=device)
 
     def _state(self) -> State:
         tensors = {f"model/{name}": weight for name, weight in self.weights.items()}

@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
+from agents.llm.card import Card
 from agents.llm.packing import packs
 from agents.llm.policy import Policy
 from agents.llm.transcript import Transcript, TurnSpan
@@ -99,7 +100,7 @@ class Shards:
                 unit.reshard()
 
     @torch.no_grad()
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, card: Card) -> None:
         """The first gathers weight after weight in the memory of its CPU."""
         gathered: dict[int, Tensor] = {}  # tied weights are one
         weights = {}
@@ -109,7 +110,7 @@ class Shards:
                 gathered[id(weight)] = full.detach().cpu() if self._ranks.first else full.new_empty(0)
             weights[name] = gathered[id(weight)]
         if self._ranks.first:
-            self._policy.save(folder, weights=weights)
+            self._policy.save_pretrained(folder, weights=weights, card=card)
 
 
 def _piece(tensor: Tensor) -> Tensor:

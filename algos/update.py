@@ -50,7 +50,7 @@ class Updater:
     def __init__(self, policy: Policy, algorithm: Algorithm, training: Training[Any], ranks: Ranks) -> None:
         if algorithm.uses_values and policy.value_head is None:
             raise ValueError(
-                "the algorithm learns values: give it a policy with a head, Policy.load(…, value_head=True)"
+                "the algorithm learns values: give it a policy with a head, Policy.from_pretrained(…, value_head=True)"
             )
         self.policy = policy
         self.algorithm = algorithm

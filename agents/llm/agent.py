@@ -119,7 +119,7 @@ class LLMAgent:
         if self._policy is None:
             device = torch.device(self._device or ("cuda" if torch.cuda.is_available() else "cpu"))
             dtype = self._dtype or ("bfloat16" if device.type == "cuda" else "float32")
-            self._policy = Policy.load(self.model, dtype=dtype, device=device)
+            self._policy = Policy.from_pretrained(self.model, dtype=dtype, device=device)
         return self._policy
 
     @property

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,9 @@ from transformers import PreTrainedTokenizerBase
 
 from agents.llm import lora as adapters
 from agents.llm.attention import longest
+from agents.llm.card import CARD, PLAIN, Card, kept, origin_of, written
 from agents.llm.folder import replace_folder
+from agents.llm.hub import MARKS, push_to_hub
 from agents.llm.likelihood import token_scores
 from agents.llm.loading import (
     DTYPES,
@@ -96,6 +99,10 @@ class Policy(nn.Module):
         if gradient_checkpointing:
             enable = getattr(self.core, "activation_checkpointing_enable", None)  # its name from transformers 5.23 on
             (enable or self.core.gradient_checkpointing_enable)({"use_reentrant": False})
+        self.place: Path | None = None
+        """Folder that it was loaded from."""
+        self.origin: str | None = None
+        """Id on the hub of the model that it was trained from, for its card."""
         self.value_head: nn.Linear | None = None
         if value_head:
             width = self.core.get_output_embeddings().weight.shape[1]
@@ -105,7 +112,7 @@ class Policy(nn.Module):
         self.train()
 
     @classmethod
-    def load(
+    def from_pretrained(
         cls,
         source: str | Path = "tiny",
         *,
@@ -118,7 +125,7 @@ class Policy(nn.Module):
         """A policy from the embedded model, a folder or the hub.
 
         Args:
-            source: "tiny", a folder (of `save`, say, adapters too), or a hub id.
+            source: "tiny", a folder (of `save_pretrained`, say, adapters too), or a hub id.
             lora: Put this adapter on it and train that alone; None: train all weights, or the adapter of the folder.
             dtype: "float32"; "mixed": float32 weights, products in bfloat16; "bfloat16": all, for large models on GPUs.
             device: "cuda" where there is one, else "cpu", by default.
@@ -151,6 +158,9 @@ class Policy(nn.Module):
         )
         if policy.value_head is not None and (place / VALUE_HEAD).is_file():
             policy.value_head.load_state_dict(load_file(place / VALUE_HEAD))
+        local = source == "tiny" or Path(source).expanduser().is_dir()
+        policy.place = place
+        policy.origin = origin_of(place) if local else str(source)
         return policy
 
     def forward(self, pack: Pack, temperature: float = 1.0, entropy_gradient: bool = False) -> Scores:
@@ -230,13 +240,15 @@ class Policy(nn.Module):
             finally:
                 _exchange(pairs)
 
-    def save(
+    def save_pretrained(
         self,
         folder: str | Path,
         dtype: Literal["float32", "bfloat16"] | None = None,
         weights: Mapping[str, Tensor] | None = None,
+        card: Card | None = None,
     ) -> None:
-        """Write a folder that `load` reads: weights (of the adapter alone, with one), tokenizer, value head.
+        """Write a folder that `from_pretrained`, transformers and peft read: weights (of the adapter alone, with one),
+        tokenizer, value head, and a model card.
 
         It is written whole or not at all, and replaces an older one.
 
@@ -244,12 +256,14 @@ class Policy(nn.Module):
             folder: Where to.
             dtype: Of the weights in the file; as they are by default.
             weights: By the names of `state_dict`, in place of the policy's own, which may be in pieces.
+            card: What its README.md says; None: what the folder that it came from says, where the weights are still
+                the same, and else that nothing is known of it.
 
         Raises:
             FileExistsError: The folder holds something that is no model.
         """
         model = self.model if dtype is None else copy.deepcopy(self.model).to(DTYPES[dtype])
-        with replace_folder(Path(folder), ("config.json", "adapter_config.json")) as fresh:
+        with replace_folder(Path(folder), MARKS) as fresh:
             options: dict[str, Any] = {"save_embedding_layers": False} if self.adapted else {}
             if weights is not None:
                 options["state_dict"] = _below("model.", weights)
@@ -259,6 +273,25 @@ class Policy(nn.Module):
             if self.value_head is not None:
                 head = self.value_head.state_dict() if weights is None else _below("value_head.", weights)
                 save_file(head, fresh / VALUE_HEAD)
+            same = None if card is not None else kept(self.place, fresh)
+            base = str(self.model.peft_config["default"].base_model_name_or_path) if self.adapted else ""
+            text = same or written(card or PLAIN, self.origin, base)
+            (fresh / CARD).write_text(text, encoding="utf-8")
+
+    def push_to_hub(self, repo_id: str, *, card: Card | None = None, **options: Any) -> str:
+        """Save it and upload that; see `agents.llm.hub.push_to_hub`, which uploads a folder that is there already.
+
+        Args:
+            repo_id: "name" or "organisation/name".
+            card: As of `save_pretrained`.
+            options: private, token, commit_message, revision, create_pr, ….
+
+        Returns:
+            The address of the commit.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "policy", card=card)
+            return push_to_hub(Path(folder) / "policy", repo_id, **options)
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """What the decoder multiplies in."""

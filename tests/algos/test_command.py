@@ -15,7 +15,7 @@ SMALL = ["--device", "cpu", "--rows", "4", "--env.tools", "get_user_profile", "-
 
 
 def test_a_dry_run_tells_the_plan_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    puppet(HABITS).save(tmp_path / "model")
+    puppet(HABITS).save_pretrained(tmp_path / "model")
     out = tmp_path / "run"
     chosen = ["--model", str(tmp_path / "model"), "--out", str(out), "--groups", "16", "--steps", "3", "--dry-run"]
     assert main("ppo", [*SMALL, *chosen]) == 0
@@ -28,7 +28,7 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(tmp_path: Path, capsys: pyt
 
 
 def test_a_run_from_the_command_line_and_its_resume(tmp_path: Path) -> None:
-    puppet(HABITS).save(tmp_path / "model")
+    puppet(HABITS).save_pretrained(tmp_path / "model")
     chosen = [
         *("--model", str(tmp_path / "model"), "--out", str(tmp_path / "run"), "--groups", "2", "--group-size", "2"),
         *("--steps", "2", "--evaluate-every", "0", "--lora-rank", "2", "--lr", "0.001", "--kl", "loss"),

@@ -300,14 +300,14 @@ def test_the_reference_is_the_policy_at_the_start_even_of_an_adapter(tmp_path: P
     from agents.llm.lora import LoRA
 
     tiny = tmp_path / "tiny"
-    Policy(tiny_model(), tiny_tokenizer()).save(tiny)
-    policy = Policy.load(tiny, lora=LoRA(2), device="cpu")
+    Policy(tiny_model(), tiny_tokenizer()).save_pretrained(tiny)
+    policy = Policy.from_pretrained(tiny, lora=LoRA(2), device="cpu")
     with torch.no_grad():
         for name, weight in policy.trainable().items():
             if "lora_B" in name:
                 weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
-    policy.save(tmp_path / "adapter")
-    again = Policy.load(tmp_path / "adapter", device="cpu")
+    policy.save_pretrained(tmp_path / "adapter")
+    again = Policy.from_pretrained(tmp_path / "adapter", device="cpu")
     batch = preferences([2, 2])
     batch = replace(batch, old_logprobs=torch.from_numpy(np.concatenate(again.score(batch.transcripts))[_masks(batch)]))
     updater = Updater(again, DPO(groups=2), settings(DPO(groups=2), tmp_path / "run"), Ranks())
@@ -345,7 +345,7 @@ def test_its_loss_falls_and_the_positive_rises(tmp_path: Path) -> None:
 
 
 def test_the_command_plans_and_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    puppet(LETTERS).save(tmp_path / "model")
+    puppet(LETTERS).save_pretrained(tmp_path / "model")
     chosen = [
         *("--device", "cpu", "--rows", "4", "--env.tools", "get_user_profile", "--max-turn-tokens", "8"),
         *("--model", str(tmp_path / "model"), "--out", str(tmp_path / "run"), "--groups", "2", "--negatives", "3"),

@@ -102,7 +102,7 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
     assert text.count("Rank the candidate items") == 2
     assert text.count("end: ") == 2
     for folder in ("best", "model"):
-        assert Policy.load(tmp_path / folder).vocabulary == run.policy.vocabulary
+        assert Policy.from_pretrained(tmp_path / folder).vocabulary == run.policy.vocabulary
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def test_all_episodes_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_training_from_the_api_takes_five_lines(tmp_path: Path) -> None:
-    puppet(HABITS).save(tmp_path / "start")
+    puppet(HABITS).save_pretrained(tmp_path / "start")
     algorithm = ListwiseGRPO(groups=2, group_size=2)
     training = Training(algorithm, tmp_path / "run", model=str(tmp_path / "start"), steps=1, evaluate_every=0, rows=4)
     run = Learner(replace(training, max_turn_tokens=8, lora_rank=2, device="cpu"))

@@ -285,7 +285,7 @@ def test_the_same_seed_gives_the_same_run_and_a_stop_changes_nothing(tmp_path: P
 
 
 def test_the_command_plans_and_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    puppet(LETTERS).save(tmp_path / "model")
+    puppet(LETTERS).save_pretrained(tmp_path / "model")
     chosen = [
         *("--device", "cpu", "--rows", "4", "--env.tools", "get_user_profile", "--max-turn-tokens", "8"),
         *("--model", str(tmp_path / "model"), "--out", str(tmp_path / "run"), "--groups", "2", "--group-size", "2"),

@@ -46,7 +46,7 @@ def world() -> World:
 def start(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with a random policy, so that not every test trains a tokenizer."""
     folder = tmp_path_factory.mktemp("start") / "policy"
-    new_policy(SMALL, RecVectorEnv(1, world=world), seed=0).save(folder)
+    new_policy(SMALL, RecVectorEnv(1, world=world), seed=0).save_pretrained(folder)
     return str(folder)
 
 
@@ -197,7 +197,7 @@ def test_it_learns_to_answer(tmp_path: Path, world: World, start: str):
     figures = run.train()
     assert figures["valid/answered"] == 1.0
     assert figures["valid/calls"] == 1.0
-    agent = LLMAgent(policy=Policy.load(tmp_path / "best", device="cpu"), temperature=0.0)
+    agent = LLMAgent(policy=Policy.from_pretrained(tmp_path / "best", device="cpu"), temperature=0.0)
     episodes = play(run.envs, agent, range(6))
     assert {tuple(e.candidates.index(i) + 1 for i in e.ranking) for e in episodes} == {(3, 1, 2)}
     assert (tmp_path / "model" / "tokenizer.json").is_file()
@@ -233,7 +233,7 @@ def test_an_adapter_alone_is_trained_where_it_is_asked_for(tmp_path: Path, world
     run = SFT(config(tmp_path / "adapted", base, lora_rank=2, steps=2), world=world)
     assert all("lora_" in name for name in run.weights)
     run.train()
-    loaded = Policy.load(tmp_path / "adapted" / "model", device="cpu")
+    loaded = Policy.from_pretrained(tmp_path / "adapted" / "model", device="cpu")
     batch = run.demonstrations.batch(0, 2)
     assert np.allclose(loaded.score(batch)[0], run.policy.score(batch)[0], atol=1e-5)
 

@@ -190,7 +190,7 @@ def test_the_run_of_two_is_that_of_one(results: Path) -> None:
         assert here.keys() == there.keys()
         np.testing.assert_allclose(list(here.values()), list(there.values()), rtol=1e-3, atol=1e-4)
     for name in ("best", "model"):
-        here, there = (Policy.load(results / f"run-{size}" / name).state_dict() for size in (1, 2))
+        here, there = (Policy.from_pretrained(results / f"run-{size}" / name).state_dict() for size in (1, 2))
         assert here.keys() == there.keys()
         assert all(torch.allclose(here[key], there[key], atol=1e-4) for key in here)
     files = [sorted(p.name for p in (results / f"run-{size}" / "model").iterdir()) for size in (1, 2)]

@@ -259,7 +259,7 @@ def test_an_id_that_the_hub_cannot_have_is_a_clear_error(world: World) -> None:
 
 
 def test_a_saved_model_plays_as_the_one_in_memory(world: World, policy: Policy, tmp_path: Path) -> None:
-    policy.save(tmp_path / "puppet")
+    policy.save_pretrained(tmp_path / "puppet")
     loaded = LLMAgent(model=tmp_path / "puppet", device="cpu")
     assert "puppet" in repr(loaded)
     one = play(environments(world, 4), loaded, TASKS)

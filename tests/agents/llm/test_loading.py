@@ -21,7 +21,7 @@ from tests.agents.llm.transcripts import groups
 
 @pytest.fixture
 def folder(tmp_path):
-    Policy(tiny_model(), tiny_tokenizer(), value_head=True).save(tmp_path / "model")
+    Policy(tiny_model(), tiny_tokenizer(), value_head=True).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -33,44 +33,44 @@ def test_what_is_saved_comes_back(folder):
     policy = Policy(tiny_model(seed=5), tiny_tokenizer(), value_head=True)
     with torch.no_grad():
         policy.value_head.weight.fill_(0.5)
-    policy.save(folder)
-    again = Policy.load(str(folder), value_head=True, device="cpu")
+    policy.save_pretrained(folder)
+    again = Policy.from_pretrained(str(folder), value_head=True, device="cpu")
     np.testing.assert_array_equal(everything(again), everything(policy))
     assert torch.equal(again.value_head.weight, policy.value_head.weight)
     assert again.tokenizer.chat_template == policy.tokenizer.chat_template
-    assert Policy.load(folder, device="cpu").value_head is None
+    assert Policy.from_pretrained(folder, device="cpu").value_head is None
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
 def test_weights_can_be_saved_smaller(folder):
     policy = Policy(tiny_model(seed=5), tiny_tokenizer())
-    policy.save(folder, dtype="bfloat16")
+    policy.save_pretrained(folder, dtype="bfloat16")
     kept = load_file(folder / "model.safetensors")
     assert {tensor.dtype for tensor in kept.values()} == {torch.bfloat16}
     assert {weight.dtype for weight in policy.parameters()} == {torch.float32}
-    again = Policy.load(folder, device="cpu")
+    again = Policy.from_pretrained(folder, device="cpu")
     assert {weight.dtype for weight in again.parameters()} == {torch.float32}
     assert np.abs(everything(again) - everything(policy)).mean() < 0.02
 
 
 def test_an_adapter_is_saved_alone_and_finds_its_base(folder, tmp_path):
-    policy = Policy.load(folder, lora=LoRA(rank=4), value_head=True, device="cpu")
+    policy = Policy.from_pretrained(folder, lora=LoRA(rank=4), value_head=True, device="cpu")
     with torch.no_grad():
         for weight in policy.trainable().values():
             weight.add_(0.05)
-    policy.save(tmp_path / "adapter")
+    policy.save_pretrained(tmp_path / "adapter")
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
-    again = Policy.load(tmp_path / "adapter", value_head=True, device="cpu")
+    again = Policy.from_pretrained(tmp_path / "adapter", value_head=True, device="cpu")
     np.testing.assert_array_equal(everything(again), everything(policy))
     assert again.trainable().keys() == policy.trainable().keys()
     with again.reference():
-        np.testing.assert_array_equal(everything(again), everything(Policy.load(folder, device="cpu")))
+        np.testing.assert_array_equal(everything(again), everything(Policy.from_pretrained(folder, device="cpu")))
     with pytest.raises(PolicyLoadError, match="holds an adapter already"):
-        Policy.load(tmp_path / "adapter", lora=LoRA())
+        Policy.from_pretrained(tmp_path / "adapter", lora=LoRA())
 
 
 def test_damaged_adapters(folder, tmp_path):
-    Policy.load(folder, lora=LoRA(rank=4), device="cpu").save(tmp_path / "adapter")
+    Policy.from_pretrained(folder, lora=LoRA(rank=4), device="cpu").save_pretrained(tmp_path / "adapter")
     config = tmp_path / "adapter" / "adapter_config.json"
     good = json.loads(config.read_text())
     for bad, message in (
@@ -82,16 +82,16 @@ def test_damaged_adapters(folder, tmp_path):
     ):
         config.write_text(bad)
         with pytest.raises(PolicyLoadError, match=message):
-            Policy.load(tmp_path / "adapter", device="cpu")
+            Policy.from_pretrained(tmp_path / "adapter", device="cpu")
     (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "adapter_model.bin")
     with pytest.raises(PolicyLoadError, match="other formats can run code"):
-        Policy.load(tmp_path / "adapter", device="cpu")
+        Policy.from_pretrained(tmp_path / "adapter", device="cpu")
 
 
 def test_gradient_checkpointing_saves_what_layers_keep(folder):
     def kept(**options):
         sizes = []
-        policy = Policy.load(folder, device="cpu", **options)
+        policy = Policy.from_pretrained(folder, device="cpu", **options)
         (pack,) = packs(groups(0), 10**6)
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
             policy(pack).logprobs.sum()
@@ -109,7 +109,7 @@ def test_a_save_that_fails_leaves_the_old_folder(folder, monkeypatch):
 
     monkeypatch.setattr(policy.tokenizer, "save_pretrained", full)
     with pytest.raises(OSError, match="no space"):
-        policy.save(folder)
+        policy.save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
@@ -117,7 +117,7 @@ def test_a_save_that_fails_leaves_the_old_folder(folder, monkeypatch):
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(FileExistsError, match="something else"):
-        Policy(tiny_model(), tiny_tokenizer()).save(tmp_path)
+        Policy(tiny_model(), tiny_tokenizer()).save_pretrained(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
@@ -134,10 +134,10 @@ def test_missing_sources(tmp_path, folder, monkeypatch):
         ("not a valid id", "cannot load the files"),
     ):
         with pytest.raises(PolicyLoadError, match=message):
-            Policy.load(source, device="cpu")
+            Policy.from_pretrained(source, device="cpu")
     monkeypatch.setattr(loading, "TINY", tmp_path / "empty")
     with pytest.raises(PolicyLoadError, match="embedded model is missing"):
-        Policy.load("tiny")
+        Policy.from_pretrained("tiny")
 
 
 def test_unknown_ids_on_a_hub_that_answers(monkeypatch):
@@ -147,7 +147,7 @@ def test_unknown_ids_on_a_hub_that_answers(monkeypatch):
     monkeypatch.setattr(loading, "_hub_answers", lambda: True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unknown)
     with pytest.raises(PolicyLoadError, match=r"(?s)404 Client Error.*Give \"tiny\", a folder"):
-        Policy.load("org/misspelt", device="cpu")
+        Policy.from_pretrained("org/misspelt", device="cpu")
 
 
 def test_a_hub_id_is_read_from_its_download_without_code_or_pickles(folder, monkeypatch):
@@ -159,7 +159,7 @@ def test_a_hub_id_is_read_from_its_download_without_code_or_pickles(folder, monk
 
     monkeypatch.setattr(loading, "_hub_answers", lambda: True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    policy = Policy.load("org/name", lora=LoRA(rank=2), device="cpu")
+    policy = Policy.from_pretrained("org/name", lora=LoRA(rank=2), device="cpu")
     assert asked["name"] == "org/name"
     assert not any(pattern.endswith((".py", ".bin", ".pt", "*")) for pattern in asked["allow_patterns"])
     assert policy.model.peft_config["default"].base_model_name_or_path == "org/name"
@@ -167,15 +167,15 @@ def test_a_hub_id_is_read_from_its_download_without_code_or_pickles(folder, monk
 
 def test_damaged_folders(folder, tmp_path):
     with pytest.raises(PolicyLoadError, match="'float64' is not supported; choose one of float32, mixed, bfloat16"):
-        Policy.load(folder, dtype="float64")
+        Policy.from_pretrained(folder, dtype="float64")
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
     with pytest.raises(PolicyLoadError, match="cannot load the model"):
-        Policy.load(folder, device="cpu")
+        Policy.from_pretrained(folder, device="cpu")
     weights.rename(folder / "pytorch_model.bin")
     with pytest.raises(PolicyLoadError, match="safetensors"):
-        Policy.load(folder, device="cpu")
+        Policy.from_pretrained(folder, device="cpu")
 
 
 def test_incomplete_weights_are_no_random_weights(folder):
@@ -183,7 +183,7 @@ def test_incomplete_weights_are_no_random_weights(folder):
     weights.pop("model.layers.1.mlp.up_proj.weight")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(PolicyLoadError, match=r"lacks weights.*layers.1.mlp.up_proj"):
-        Policy.load(folder, device="cpu")
+        Policy.from_pretrained(folder, device="cpu")
 
 
 def test_code_of_a_model_is_not_run(folder):
@@ -192,11 +192,11 @@ def test_code_of_a_model_is_not_run(folder):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text("raise SystemExit('code was run')")
     with pytest.raises(PolicyLoadError, match="cannot load the model"):
-        Policy.load(folder, device="cpu")
+        Policy.from_pretrained(folder, device="cpu")
 
 
 def test_a_folder_without_tokenizer(folder):
     for path in folder.glob("tokenizer*"):
         path.unlink()
     with pytest.raises(PolicyLoadError, match="has no tokenizer"):
-        Policy.load(folder, device="cpu")
+        Policy.from_pretrained(folder, device="cpu")

@@ -53,9 +53,9 @@ def test_it_is_small_and_plain():
 
 @pytest.mark.usefixtures("offline")
 def test_it_loads_in_a_moment_without_a_network():
-    Policy.load("tiny", device="cpu")  # what transformers imports on the way is not its fault
+    Policy.from_pretrained("tiny", device="cpu")  # what transformers imports on the way is not its fault
     begin = time.process_time()
-    policy = Policy.load("tiny", device="cpu")
+    policy = Policy.from_pretrained("tiny", device="cpu")
     assert time.process_time() - begin < 1.0
     assert policy.shares
     assert policy.context >= 4096
@@ -94,6 +94,6 @@ def test_it_ranks_validly_and_beats_popularity():
 
 
 def test_it_is_read_from_the_installed_package(tmp_path: Path):
-    code = "from agents.llm.policy import Policy; print(Policy.load('tiny', device='cpu').context)"
+    code = "from agents.llm.policy import Policy; print(Policy.from_pretrained('tiny', device='cpu').context)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert int(done.stdout) >= 4096
