@@ -6,8 +6,7 @@ The quickest way to feel what the environment asks, what the tools are worth, an
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -16,7 +15,6 @@ from rich.console import Console
 
 from agentrec_env.arguments import Parser, json_object
 from agentrec_env.env import RecEnv
-from agentrec_env.types import Episode
 from agentrec_env.vector import RecVectorEnv
 from agents import AGENTS, make, play
 from benchmarks.cli.screen import Screen
@@ -55,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         for name in options.against:
             AGENTS.get(name)
-        env = _environment(options.id, _arguments(options))
+        env, envs = _environments(options.id, _arguments(options))
         index = int(np.random.default_rng().integers(env.num_tasks)) if options.task is None else options.task
         env.reset(options={"task": index})
     except (ValueError, LookupError, TypeError, OSError, gym.error.Error) as error:
@@ -63,24 +61,26 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     console = Console(highlight=False)
     screen = Screen(console, env.session)
-    console.print(f"Task {index} of {env.world.protocol} (agentrec play --task {index} shows it again)", style="dim")
+    console.print(f"Task {index} of {env.world.protocol} (--task {index} asks it again)", style="dim")
     if not _play(env, screen, console):
         console.print("Left before the end.", style="yellow")
         return 1
     screen.result()
     if options.against:
         console.print("The agents play …", style="dim")
-        screen.comparison({"you": env.session.episode(), **_others(env, index, options.against)})
+        others = {name: play(envs, make(name), [index])[0] for name in options.against}
+        screen.comparison({"you": env.session.episode(), **others})
     return 0
 
 
-def _environment(name: str, arguments: Mapping[str, Any]) -> RecEnv:
+def _environments(name: str, arguments: Mapping[str, Any]) -> tuple[RecEnv, RecVectorEnv]:
+    """The person's, and one of a row with the same tasks, pools and tools for agents."""
     env = gym.make(name, disable_env_checker=True, **arguments).unwrapped
     if not isinstance(env, RecEnv):
-        raise ValueError(
-            f"{name} is a {type(env).__name__}, and only a RecEnv can be played here; see agentrec list ids"
-        )
-    return env
+        raise ValueError(f"{name} makes a {type(env).__name__}, and only a RecEnv can be played; see agentrec list ids")
+    envs = gym.make_vec(name, 1, vectorization_mode="vector_entry_point", **arguments).unwrapped
+    assert isinstance(envs, RecVectorEnv)
+    return env, envs
 
 
 def _arguments(options: Any) -> dict[str, Any]:
@@ -101,6 +101,8 @@ def _play(env: RecEnv, screen: Screen, console: Console) -> bool:
     while not session.done:
         try:
             line = input("> ").strip()
+            if not sys.stdin.isatty():
+                console.print(line, markup=False)  # as a terminal shows what is typed
         except EOFError:
             console.print()
             return False
@@ -118,14 +120,6 @@ def _play(env: RecEnv, screen: Screen, console: Console) -> bool:
                 continue
             screen.observation(env.step(text)[0]["text"])
     return True
-
-
-def _others(env: RecEnv, index: int, names: Iterable[str]) -> dict[str, Episode]:
-    """The episodes of agents on the same task, with the same pool and tools."""
-    config = env.scenario.config
-    arguments = {field.name: getattr(config, field.name) for field in fields(config)}
-    envs = RecVectorEnv(1, world=env.world, **arguments)
-    return {name: play(envs, make(name), [index])[0] for name in names}
 
 
 def _complete(words: Sequence[str]) -> None:

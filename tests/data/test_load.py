@@ -17,9 +17,13 @@ import polars as pl
 import pytest
 
 from agentrec_env.data import cache
+from agentrec_env.data.dataset import Dataset
 from agentrec_env.data.cache import cache_dir
-from agentrec_env.data.load import load, read, resolve
+from agentrec_env.data.load import DATASETS, load, read, resolve, stamp
 from agentrec_env.data.report import DataError, Limits
+from agentrec_env.data.world import World
+from agentrec_env.vector import RecVectorEnv
+from tests.conftest import random_dataset
 
 TIME = 1_600_000_000_000
 
@@ -52,6 +56,51 @@ def shop(tmp_path: Path) -> Path:
         [{"parent_asin": f"I{item}", "title": f"Thing {item}", **details} for item in (9, 2, 1, 0)],
     )
     return folder
+
+
+def made() -> Dataset:
+    """For `tests.data.test_load:made`, with each user's last interaction twice."""
+    once = random_dataset()
+    last = once.indptr[1:] - 1
+    users, items = (np.append(column, column[last]) for column in (once.user, once.item))
+    return Dataset.build("made", once.items, once.user_ids, users, items)
+
+
+READY = random_dataset()
+
+
+def test_datasets_of_ones_own_by_module_and_attribute() -> None:
+    repeats = load("tests.data.test_load:made", drop_repeats=False)
+    assert len(repeats) - len(load("tests.data.test_load:made")) == repeats.num_users
+    assert load("tests.data.test_load:READY").fingerprint == READY.drop_repeats().fingerprint
+    assert stamp("tests.data.test_load:made") == ()
+    assert load("tests.data.test_load:READY", k_core=4).num_items < READY.num_items
+    envs = RecVectorEnv(2, dataset="tests.data.test_load:READY", num_candidates=5)
+    assert envs.world.key == World(READY, num_candidates=5).key
+
+
+def test_a_registered_dataset_goes_by_its_name() -> None:
+    DATASETS.register("our shop", made)
+    try:
+        assert load("our shop").name == "made"
+        with pytest.raises(DataError, match="Did you mean 'our shop'"):
+            load("our shp")
+    finally:
+        DATASETS.unregister("our shop")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("tests.data.test_load:mde", "Did you mean 'made'"),
+        ("no_such_module_x:made", "cannot be imported"),
+        ("tests.data.test_load:TIME", "is a int; it must be"),
+        ("tests.data.test_load:Path", "returned a .*Path; it must be"),
+    ],
+)
+def test_what_is_no_dataset_is_told(source: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load(source)
 
 
 def test_a_folder_is_joined(shop: Path) -> None:
