@@ -17,8 +17,8 @@ import polars as pl
 import pytest
 
 from agentrec_env.data import cache
-from agentrec_env.data.dataset import Dataset
 from agentrec_env.data.cache import cache_dir
+from agentrec_env.data.dataset import Dataset
 from agentrec_env.data.load import DATASETS, load, read, resolve, stamp
 from agentrec_env.data.report import DataError, Limits
 from agentrec_env.data.world import World
