@@ -5,14 +5,14 @@ Nothing is imported that a name merely stands for, so the list comes at once, wi
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from agentrec_env.arguments import Parser
-from agentrec_env.registry import Registry, first_sentence
+from agentrec_env.registry import Registry, did_you_mean, first_sentence
 
 Lines = Iterator[tuple[str, str]]
 
@@ -42,25 +42,23 @@ def main(arguments: Sequence[str]) -> int:
     kinds = parser.parse_args(arguments).kinds
     for kind in kinds:
         if kind not in KINDS:
-            from agentrec_env.registry import did_you_mean
-
             parser.error(did_you_mean("kind", kind, KINDS))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 1_000  # one line each, for grep
+    console = Console(highlight=False, soft_wrap=True)
     for kind in kinds or KINDS:
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, about in KINDS[kind](bool(kinds)):
-            table.add_row(f"  [bold]{escape(name)}[/]", escape(about))
-        console.print(f"[bold]{kind}[/]   [dim]{escape(USES[kind])}[/]")
-        console.print(table)
+        console.print(Text.assemble((kind, "bold"), "   ", (USES[kind], "dim")))
+        found = list(KINDS[kind](bool(kinds)))
+        column = max(len(name) for name, _ in found)
+        for name, about in found:
+            # One line each where grep reads, and as many as the window needs where a person does.
+            room = max(20, console.width - column - 4) if console.is_terminal else len(about) + 1
+            first, *more = textwrap.wrap(about, room) or [""]
+            console.print(Text.assemble("  ", (name.ljust(column), "bold"), f"  {first}"))
+            for line in more:
+                console.print(Text(" " * (column + 4) + line))
     return 0
 
 
 def _ids(_: bool) -> Lines:
-    import agentrec_env  # noqa: F401 - registers the ids
     from agentrec_env.registration import ABOUT
 
     yield from ABOUT.items()
