@@ -48,7 +48,7 @@ class _Chat:
 
 
 class Endpoint:
-    """Asks ``POST {url}/chat/completions``.
+    """A chat model on an OpenAI-compatible server, asked by ``POST {url}/chat/completions``.
 
     The first ``bind`` asks for one short reply, so that a server that cannot be reached, a key or a model that is
     refused, or a field that the server does not take ends the run at once. Later on a request that fails for good marks
