@@ -42,7 +42,7 @@ class _Episode:
 
 
 class LLMAgent:
-    """A causal language model: the embedded one, a folder's or the hub's. Streams rows (`agents.protocol.StreamingAgent`).
+    """A causal language model: the embedded one, or of a folder or the hub. Streams (`agents.protocol.StreamingAgent`).
 
     Args:
         model: "tiny" (the embedded model), a folder or a hub id; loaded at the first `bind`.
