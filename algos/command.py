@@ -24,6 +24,8 @@ from algos.training import Training
 
 REFUSED = (ValueError, LookupError, TypeError, OSError)
 """What settings that cannot be used are refused with, before anything is trained."""
+STOPPED = 130
+"""Exit code of a run that was asked to stop: the same command goes on from there with --resume."""
 
 
 EXAMPLES = """examples:
@@ -42,7 +44,7 @@ def main(name: str, arguments: Sequence[str] | None = None, prog: str | None = N
         prog: How the command is called in its help.
 
     Returns:
-        0; or 2 for settings that cannot be used, after a message on stderr.
+        0; 2 for settings that cannot be used, after a message on stderr; or 130 where the process was asked to stop.
     """
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)  # of the handler: bm25s sets its own logger to tell all
@@ -59,7 +61,7 @@ def main(name: str, arguments: Sequence[str] | None = None, prog: str | None = N
         return _refuse(prog, error)
     if isinstance(chosen, SFTConfig):
         warm.train()
-        return 0
+        return STOPPED if warm.stopped else 0
     with joined(chosen.device) as ranks:
         try:
             learner = Learner(chosen, ranks=ranks)
@@ -69,7 +71,7 @@ def main(name: str, arguments: Sequence[str] | None = None, prog: str | None = N
             learner.train()
         elif ranks.first:
             print(plan(learner))
-    return 0
+    return STOPPED if learner.stopped else 0
 
 
 def find(name: str) -> type[Any]:

@@ -90,6 +90,8 @@ class Learner:
         self.checkpoints = Checkpoints(training.out / CHECKPOINTS, training.keep, self.ranks)
         self.step = 0
         """Steps done."""
+        self.stopped = False
+        """Whether `train` ended early because the process was asked to stop."""
         self.history: dict[int, float] = {}
         """N@10 on valid tasks after so many steps."""
         self._interrupt = Interrupt()
@@ -127,6 +129,7 @@ class Learner:
                     if self.step % self.training.checkpoint_every == 0:
                         self._save()
             except Stopped:
+                self.stopped = True
                 self._save()
                 self._say(f"stopped after step {self.step:,}; go on with --resume")
             else:

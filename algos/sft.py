@@ -159,6 +159,8 @@ class SFT:
         self.skipped = 0
         """Updates left out because they were not finite."""
         self._bad = 0
+        self.stopped = False
+        """Whether `train` ended early because the process was asked to stop."""
         self.best = -math.inf
         """Best N@10 on valid tasks so far."""
         self._judge: tuple[RecVectorEnv, LLMAgent, list[int]] | None = None
@@ -197,7 +199,8 @@ class SFT:
                 if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                     log.sync()
                     self.checkpoints.save(self._state())
-            if self._interrupt.asked:
+            self.stopped = self._interrupt.asked
+            if self.stopped:
                 log.sync()
                 self.checkpoints.save(self._state())
                 log.say(f"stopped after step {self.step:,}; go on with --resume")

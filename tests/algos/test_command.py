@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
+from algos.batch import Batch
 from algos.command import main
+from algos.learner import Learner
+from algos.listwise_grpo import ListwiseGRPO
 from tests.agents.llm.test_agent import puppet
 from tests.algos.small import HABITS
 
@@ -47,3 +52,39 @@ def test_a_word_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main("grpo", ["--baseline", "median"])
     assert "leave_one_out" in capsys.readouterr().err
+
+
+def test_a_run_that_is_asked_to_stop_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    puppet(HABITS).save_pretrained(tmp_path / "model")
+    chosen = ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "run"), "--groups", "2", "--group-size", "2"]
+    asked = Learner._advance
+
+    def stopping(self: Learner) -> dict[str, float]:
+        self.stop()
+        return asked(self)
+
+    monkeypatch.setattr(Learner, "_advance", stopping)
+    assert main("grpo", [*SMALL, *chosen, "--steps", "3", "--evaluate-every", "0"]) == 130
+
+
+@dataclass(frozen=True)
+class Half(ListwiseGRPO):
+    """Pays half."""
+
+    def worth(self, batch: Batch) -> Tensor:
+        return batch.rewards / 2
+
+
+def test_an_algorithm_by_module_and_attribute(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    puppet(HABITS).save_pretrained(tmp_path / "model")
+    chosen = ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "run"), "--dry-run"]
+    assert main("tests.algos.test_command:Half", [*SMALL, *chosen]) == 0
+    assert capsys.readouterr().out.startswith("Half on ")
+
+
+def test_a_folder_that_holds_a_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    for name in ("grpo", "sft"):
+        assert main(name, ["--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
+        assert f"agentrec train {name}: {tmp_path / 'run'} holds a run already" in capsys.readouterr().err
