@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -43,7 +42,6 @@ def main(arguments: Sequence[str]) -> int:
         except UnknownNameError as error:
             print(f"agentrec train: {error}", file=sys.stderr)
             return 2
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from algos.command import main as train
 
     return train(name, rest)
