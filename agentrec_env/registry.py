@@ -92,7 +92,7 @@ class Registry(Generic[T]):
 def first_sentence(text: str) -> str:
     """Of the first paragraph of a docstring, on one line and without its full stop."""
     paragraph = " ".join(text.strip().split("\n\n")[0].split())
-    return re.split(r"\.(?=\s|$)", paragraph, maxsplit=1)[0]
+    return re.split(r"\.(?=\s+[A-Z`\"']|$)", paragraph, maxsplit=1)[0]
 
 
 def _written(path: str) -> str | None:

@@ -5,17 +5,18 @@ A card that holds figures belongs to the very weights that were judged, so it go
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import huggingface_hub
 import torch
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors import safe_open
 
 CARD = "README.md"
 TAGS = ["agentrec", "recommendation", "tool-use"]
+_BASE = re.compile(r"^base_model: *([\w.-]+/[\w.-]+) *$", re.MULTILINE)
 _WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
 
 _USE = """## How to use it
@@ -98,12 +99,10 @@ def kept(source: Path | None, folder: Path) -> str | None:
 
 def origin_of(place: Path) -> str | None:
     """Id on the hub of what the model in a folder was trained from, as its card says; None where it says nothing."""
-    try:
-        data = huggingface_hub.metadata_load(place / CARD) if (place / CARD).is_file() else None
-    except ValueError:  # somebody else's README, whose front matter is damaged
-        return None
-    base = (data or {}).get("base_model")
-    return base if isinstance(base, str) else None
+    text = (place / CARD).read_text(encoding="utf-8", errors="replace") if (place / CARD).is_file() else ""
+    head = text.partition("\n---\n")[0]
+    found = _BASE.search(head) if head.startswith("---\n") else None
+    return found[1] if found else None
 
 
 def _same_weights(one: Path, other: Path) -> bool:

@@ -30,8 +30,6 @@ EXTRAS = {
     "openai": "endpoint",
 }
 """Package -> extra that brings it."""
-BROKEN_PIPE = 141
-"""What a shell reports of a program whose reader has left."""
 
 HELP = """usage: agentrec COMMAND ...
 
@@ -96,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more as it ends
-        return BROKEN_PIPE
+        return 1
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:

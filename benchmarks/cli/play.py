@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from rich.console import Console
 
 from agentrec_env.arguments import Parser, json_object
@@ -75,9 +76,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _environments(name: str, arguments: Mapping[str, Any]) -> tuple[RecEnv, RecVectorEnv]:
     """The person's, and one of a row with the same tasks, pools and tools for agents."""
+    entry = gym.spec(name).entry_point
+    kind = load_env_creator(entry) if isinstance(entry, str) else entry
+    if not (isinstance(kind, type) and issubclass(kind, RecEnv)):
+        raise ValueError(f"only a RecEnv can be played, and {name} is none; see agentrec list ids")
     env = gym.make(name, disable_env_checker=True, **arguments).unwrapped
-    if not isinstance(env, RecEnv):
-        raise ValueError(f"{name} makes a {type(env).__name__}, and only a RecEnv can be played; see agentrec list ids")
+    assert isinstance(env, RecEnv)
     envs = gym.make_vec(name, 1, vectorization_mode="vector_entry_point", **arguments).unwrapped
     assert isinstance(envs, RecVectorEnv)
     return env, envs

@@ -88,3 +88,23 @@ def test_a_folder_that_holds_a_run_is_told(tmp_path: Path, capsys: pytest.Captur
     for name in ("grpo", "sft"):
         assert main(name, ["--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
         assert f"agentrec train {name}: {tmp_path / 'run'} holds a run already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["grpo", "--env.task-split", "tests"], "Did you mean 'test'?"),
+        (["grpo", "--group-size", "1"], "group_size is at least 2"),
+        (["grpo", "--gruop-size", "4"], "--group-size"),
+        (["grop"], "agentrec train grop: unknown algorithm 'grop'. Did you mean 'grpo'?"),
+        (["tests.algos.test_command:SMALL"], "is no algorithm: it must be a dataclass"),
+        (["agentrec_env.types:Turn"], "it lacks groups, group_size"),
+    ],
+)
+def test_settings_that_cannot_be_used(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main(arguments[0], arguments[1:])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    assert code == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())

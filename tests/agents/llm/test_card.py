@@ -71,7 +71,7 @@ def test_the_model_on_the_hub_is_remembered(policy: Policy, tmp_path: Path, monk
     Policy.from_pretrained("org/base", device="cpu").save_pretrained(tmp_path / "one", card=CARD)
     Policy.from_pretrained(tmp_path / "one", device="cpu").save_pretrained(tmp_path / "two", card=CARD)
     assert ModelCard.load(tmp_path / "two" / "README.md").data.base_model == "org/base"
-    (tmp_path / "two" / "README.md").write_text("---\n[not a mapping\n---\nnotes")
+    (tmp_path / "two" / "README.md").write_text("---\n[not a mapping\n---\nnotes\nbase_model: org/other\n")
     assert Policy.from_pretrained(tmp_path / "two", device="cpu").origin is None
 
 
@@ -84,6 +84,7 @@ def test_plain_transformers_reads_the_folder(policy: Policy, tmp_path: Path) -> 
     assert tokenizer("Red Guitar Strap").input_ids == policy.tokenizer("Red Guitar Strap").input_ids
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft reads the old name
 def test_plain_peft_reads_an_adapter(policy: Policy, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     policy.save_pretrained(tmp_path / "base")
