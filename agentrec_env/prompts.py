@@ -35,6 +35,13 @@ _ANSWER = {
     "pair": "{example}, or the same with B",
 }
 _CALL = '<tool_call>{"name": "tool", "arguments": {"argument": "value"}}</tool_call>'
+_SUBMITTED = {
+    "rank": "up to ten candidate numbers, 1 to {candidates}, most likely first",
+    "catalog": "up to ten item ids, most likely first",
+    "pair": "the letter of the item, A or B",
+}
+OVER = "The task is over."
+"""What a model reads for the call that ended the task, where it talks on."""
 
 
 def item_name(items: Items, item: int) -> str:
@@ -115,6 +122,21 @@ def rules(tools: Iterable[Tool], mode: Mode, max_calls: int, candidates: int) ->
             f"You may make up to {max_calls} tool calls in all. The answer ends the task.",
         ]
     )
+
+
+def native_rules(mode: Mode, max_calls: int, candidates: int, submit: str) -> str:
+    """`rules` for models that call tools through an API, which shows them the schemas itself.
+
+    Args:
+        mode: Form of the answer.
+        max_calls: Tool calls allowed.
+        candidates: C, the size of the pool.
+        submit: Name of the call that answers.
+    """
+    answer = f"all {submit} with {_SUBMITTED[mode].format(candidates=candidates)}. That ends the task."
+    if not max_calls:
+        return f"C{answer}"
+    return f"You may make up to {max_calls} calls of the other tools in all. Then c{answer}"
 
 
 def tool_line(schema: Mapping[str, Any]) -> str:
