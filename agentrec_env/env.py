@@ -11,7 +11,6 @@ from gymnasium.utils import EzPickle
 
 from agentrec_env.data.world import World
 from agentrec_env.scenario import Config, Scenario
-from agentrec_env.session import Session
 from agentrec_env.transcript import transcript
 
 
@@ -91,8 +90,8 @@ class RecEnv(gym.Env[dict[str, Any], str], EzPickle):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode is None or 'ansi'; got {render_mode!r}")
         self.render_mode = render_mode
-        self.scenario = Scenario(Config.from_kwargs(kwargs), world)
-        self.session = Session(self.scenario.rules)
+        self.scenario = self._make_scenario(kwargs, world)
+        self.session = self.scenario.session()
         self.observation_space = self.scenario.observation_space
         self.action_space = self.scenario.action_space
         self._history = np.zeros(0, np.int64)
@@ -137,6 +136,10 @@ class RecEnv(gym.Env[dict[str, Any], str], EzPickle):
             gym.logger.warn('render() needs render_mode="ansi", given to gym.make')
             return None
         return transcript(self.session) if self._begun else ""
+
+    def _make_scenario(self, kwargs: Mapping[str, Any], world: World | None) -> Scenario:
+        """What the keyword arguments mean; other environments on these rows take others."""
+        return Scenario(Config.from_kwargs(kwargs), world)
 
     def _observation(self, text: str) -> dict[str, Any]:
         session = self.session

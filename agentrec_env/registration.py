@@ -1,10 +1,11 @@
-"""The Gymnasium ids of this project. Entry points are strings, so that registering imports nothing."""
+"""The ids of this project in Gymnasium and PettingZoo; entry points are strings, so that nothing else is loaded."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import gymnasium as gym
+import pettingzoo
 
 IDS: dict[str, dict[str, Any]] = {
     "AgentRec-Amazon-v0": {},
@@ -14,8 +15,11 @@ IDS: dict[str, dict[str, Any]] = {
 ABOUT = {
     "AgentRec-Amazon-v0": "Rank a pool of candidates, or the catalogue, for one user, with tools",
     "AgentRec-AmazonPair-v0": "Say which of two items a user likes more, or less, with tools",
+    "AgentRec-AmazonDialogue-v0": "Ask a user who wants one of the candidates, then rank; two seats in PettingZoo",
 }
 """Id -> what it asks, in a line."""
+DIALOGUE = "AgentRec-AmazonDialogue-v0"
+"""In PettingZoo two seats, user and recommender; in Gymnasium the recommender's, with a scripted user in the other."""
 
 
 def register_env(env_id: str, **kwargs: Any) -> None:
@@ -38,3 +42,12 @@ def register_envs() -> None:
     for env_id, kwargs in IDS.items():
         if env_id not in gym.registry:
             register_env(env_id, **kwargs)
+    if DIALOGUE not in gym.registry:
+        gym.register(
+            DIALOGUE,
+            entry_point="agentrec_env.dialogue.env:DialogueEnv",
+            vector_entry_point="agentrec_env.dialogue.env:DialogueVectorEnv",
+        )
+    if DIALOGUE not in pettingzoo.aec_registry:
+        pettingzoo.register("aec", DIALOGUE, "agentrec_env.multi_agent:DialogueAEC")
+        pettingzoo.register("parallel", DIALOGUE, "agentrec_env.multi_agent:DialogueParallel")

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -24,7 +24,7 @@ from agentrec_env.data.world import World
 from agentrec_env.prompts import Direction
 from agentrec_env.registry import did_you_mean
 from agentrec_env.rewards import REWARDS
-from agentrec_env.session import Rules
+from agentrec_env.session import Rules, Session
 from agentrec_env.spaces import Unicode
 from agentrec_env.tools import TOOLS, resolve_tools
 from agentrec_env.types import Task
@@ -70,7 +70,7 @@ class Config:
     """"rank" a list, or choose the more or less likely of a "pair"."""
 
     @classmethod
-    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> Config:
+    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> Self:
         """A config of keyword arguments; a `TypeError` names the nearest one where a name is unknown."""
         known = [field.name for field in fields(cls)]
         for name in kwargs:
@@ -122,6 +122,10 @@ class Scenario:
                 f"dataset {world.dataset.name!r} has no {config.task_split!r} tasks under split {world.split.name!r}: "
                 "users need an earlier interaction; use more data, a smaller k_core or another split"
             )
+
+    def session(self) -> Session:
+        """A session for one row."""
+        return Session(self.rules)
 
     @cached_property
     def observation_space(self) -> spaces.Dict:

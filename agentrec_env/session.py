@@ -242,14 +242,17 @@ class Session:
         texts = []
         for call in calls:
             try:
-                output = call_tool(rules.tools[call.name], self.view, call.arguments, timeout=rules.tool_timeout)
-                texts.append(prompts.observation(output))
+                texts.append(prompts.observation(self._call(call)))
             except ToolError as error:
                 texts.append(prompts.tool_error(str(error)))
         remark = prompts.budget(rules.max_calls - self.calls - len(calls))
         if remark:
             texts.append(remark)
         return "\n".join(texts)
+
+    def _call(self, call: ToolCall) -> str:
+        """What one call returns, safe to show; `ToolError` for what the model is told instead."""
+        return call_tool(self.rules.tools[call.name], self.view, call.arguments, timeout=self.rules.tool_timeout)
 
     def _judge(self, answer: Ranking | Choice) -> Ranking | Choice | Invalid:
         """Read the answer as items and end the episode; Invalid where an id is not in the catalogue."""

@@ -82,6 +82,8 @@ class StopReason(StrEnum):
     TOO_MANY_TURNS = "too_many_turns"
     OVERFLOW = "overflow"
     """The agent ran out of tokens (or another budget of its own) before its action was whole; paid as invalid."""
+    LEFT = "left"
+    """The user of a dialogue left before a list was given; paid as invalid."""
     AGENT_ERROR = "agent_error"
     ENVIRONMENT_ERROR = "environment_error"
 

@@ -71,12 +71,12 @@ class RecVectorEnv(VectorEnv[Observations, Sequence[str], Any], EzPickle):
             raise ValueError(f"render_mode is None or 'ansi'; got {render_mode!r}")
         self.num_envs = num_envs
         self.render_mode = render_mode
-        self.scenario = Scenario(Config.from_kwargs(kwargs), world)
+        self.scenario = self._make_scenario(kwargs, world)
         self.single_observation_space = self.scenario.observation_space
         self.single_action_space = self.scenario.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._sessions = [Session(self.scenario.rules) for _ in range(num_envs)]
+        self._sessions = [self.scenario.session() for _ in range(num_envs)]
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._text = [""] * num_envs
         self._history = np.full((num_envs, self.world.history_length), -1, np.int64)
@@ -229,6 +229,10 @@ class RecVectorEnv(VectorEnv[Observations, Sequence[str], Any], EzPickle):
         if self.render_mode is None:
             return None
         return tuple(transcript(s) if b else "" for s, b in zip(self._sessions, self._begun, strict=True))
+
+    def _make_scenario(self, kwargs: Mapping[str, Any], world: World | None) -> Scenario:
+        """What the keyword arguments mean; other environments on these rows take others."""
+        return Scenario(Config.from_kwargs(kwargs), world)
 
     def _advance(self, row: int, action: str) -> Step:
         session = self._sessions[row]

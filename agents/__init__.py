@@ -23,6 +23,7 @@ for _name, _path in {
     "sasrec": "agents.sasrec:SASRec",
     "fusion": "agents.fusion:Fusion",
     "scripted": "agents.scripted:ScriptedAgent",
+    "asking": "agents.asking:AskingAgent",
     "teacher": "agents.teacher:Teacher",
     "oracle": "agents.oracle:Oracle",
     "llm": "agents.llm.agent:LLMAgent",

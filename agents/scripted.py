@@ -30,7 +30,7 @@ _UNRELATED = re.compile(r"^(price|How others rated)")
 
 
 @dataclass
-class _Episode:
+class Episode:
     """What is known of one row's episode."""
 
     prompt: str
@@ -55,7 +55,7 @@ class ScriptedAgent:
             raise TypeError(f"tools is a list of names; got the string {tools!r}: write [{tools!r}]")
         self.tools = tuple(tools)
         self._seed = [seed, 0]
-        self._episodes: dict[int, _Episode] = {}
+        self._episodes: dict[int, Episode] = {}
 
     def reset(self, num_envs: int, seed: int) -> None:
         self._seed[1] = seed
@@ -75,7 +75,7 @@ class ScriptedAgent:
             return render([call], thought=f"I need {call.name} before I can rank.")
         return self._answer(episode)
 
-    def _begin(self, prompt: str) -> _Episode:
+    def _begin(self, prompt: str) -> Episode:
         """Read the prompt: which tools there are, the latest item, how many candidates."""
         shown, _, rules = prompt.rpartition("\nTools:\n")
         offered = {name: _ARGUMENT.findall(arguments) for name, arguments in _TOOL.findall(rules)}
@@ -88,9 +88,9 @@ class ScriptedAgent:
                 needed = {argument: title for argument, optional in offered[name] if not optional}
                 if title or not needed:
                     plan.append(ToolCall(name, needed))
-        return _Episode(prompt, candidates, title, plan)
+        return Episode(prompt, candidates, title, plan)
 
-    def _answer(self, episode: _Episode) -> str:
+    def _answer(self, episode: Episode) -> str:
         marks = episode.candidates or sorted({mark for scores in episode.lists for mark in scores})
         generator = np.random.default_rng([*self._seed, zlib.crc32(episode.prompt.encode())])
         chance = generator.random(len(marks))
