@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agentrec_env import episodes as files
+from agentrec_env.data.world import World
 from agentrec_env.statistics import PairedBootstrap
 from agentrec_env.types import Episode, StopReason
 from agentrec_env.vector import RecVectorEnv
@@ -20,6 +23,8 @@ from algos.training import Training
 
 RESAMPLES = 2_000
 FOLDER = "transcripts"
+EPISODES = "episodes"
+"""Folder of a run that holds all episodes of each evaluation, `evaluate_tasks` of them, as `agentrec_env.episodes`."""
 
 
 class Evaluation:
@@ -42,6 +47,11 @@ class Evaluation:
         self._places = range(ranks.rank, count, ranks.size)
         self._tasks = [int(chosen[place]) for place in self._places]
 
+    @property
+    def world(self) -> World:
+        """What is played in."""
+        return self._envs.world
+
     def play(self, on_episode: Callable[[Episode], None] | None = None) -> list[Episode]:
         """This rank's episodes."""
         # Made anew each time: it has a copy of the weights, which training has no room for.
@@ -63,6 +73,12 @@ class Evaluation:
         interval = draws.interval("")
         return figures | {"valid/ndcg@10/low": interval.low, "valid/ndcg@10/high": interval.high}
 
+    def together(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """The episodes of all ranks in the order of tasks, without their token records; each rank calls it."""
+        mine = [replace(episode, info=files.storable(episode.info)) for episode in episodes]
+        parts = self._ranks.gather(list(zip(self._places, mine, strict=True)))
+        return [episode for _, episode in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
+
 
 def _judged(episode: Episode) -> tuple[float, ...]:
     return (
@@ -73,6 +89,14 @@ def _judged(episode: Episode) -> tuple[float, ...]:
         float(episode.calls),
         float(episode.info.get("tokens", 0)),
     )
+
+
+def keep_episodes(episodes: Sequence[Episode], folder: Path, step: int, world: World) -> Path:
+    """Write the episodes of the evaluation after `step` steps, whole, to episodes/ in the folder of a run."""
+    path = folder / EPISODES / f"step-{step:08d}.jsonl.gz"
+    about = {"run": folder.name, "step": step, "dataset": world.dataset.name, "protocol": world.protocol}
+    files.write(path, episodes, files.describe(episodes, about, world))
+    return path
 
 
 def write_transcripts(episodes: Sequence[Episode], folder: Path, step: int) -> Path:

@@ -6,10 +6,10 @@
 
     figures = Learner(Training(ListwiseGRPO(groups=8), model="runs/warm/best", steps=100)).train()
 
-A run is a folder: config.json, metrics.jsonl, tensorboard/, transcripts/, checkpoints/, and the policies best/ and
-model/ with their model cards, which are sources for `Policy.from_pretrained`. It can be killed at any moment and
-resumed: on a CPU, weights and metrics are the same to the bit. A checkpoint holds no state of a random generator, as
-there is none: all that is drawn comes from the seed and the number of the step.
+A run is a folder: config.json, metrics.jsonl, tensorboard/, episodes/ and transcripts/ of the evaluations,
+checkpoints/, and the policies best/ and model/ with their model cards, which are sources for `Policy.from_pretrained`.
+It can be killed at any moment and resumed: on a CPU, weights and metrics are the same to the bit. A checkpoint holds no
+state of a random generator, as there is none: all that is drawn comes from the seed and the number of the step.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from algos.checkpoint import Checkpoints, State, optimizer_tensors, restore_opti
 from algos.collapse import Watch
 from algos.config import record_config
 from algos.distributed import Ranks
-from algos.evaluation import Evaluation, write_transcripts
+from algos.evaluation import Evaluation, keep_episodes, write_transcripts
 from algos.interrupt import Interrupt, Stopped
 from algos.memory import peak_memory
 from algos.rollout import Rollouts
@@ -187,12 +187,14 @@ class Learner:
         evaluation = self.evaluation
         episodes = self._together(lambda: evaluation.play(self._interrupt.check))
         figures = evaluation.judge(episodes)
+        everyone = evaluation.together(episodes)
         earlier = [value for step, value in self.history.items() if step < self.step]
         self.history[self.step] = figures[TARGET]
         self._judged = self.step, figures
         if not earlier or figures[TARGET] > max(earlier):
             self.updater.spread.save(self.training.out / "best", self._card())
         if self._log is not None:
+            keep_episodes(everyone, self.training.out, self.step, evaluation.world)
             if self.training.transcripts:
                 write_transcripts(episodes[: self.training.transcripts], self.training.out, self.step)
             self._log.log(self.step, figures, {"seconds/evaluate": time.perf_counter() - begin})

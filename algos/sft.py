@@ -7,9 +7,9 @@ teacher would have sampled, over all such tokens of a step, however the step is 
     python -m algos.sft --out runs/warm --model new --teacher teacher --steps 2000 --resume
     python -m algos.sft --out runs/qwen --model Qwen/Qwen3-0.6B --lora-rank 16 --lr 1e-4 --teacher scripted
 
-A run is a folder: config.json, metrics.jsonl, tensorboard/, checkpoints/, and the policies best/ and model/ with their
-model cards, which are sources for `Policy.from_pretrained`. It can be killed at any moment and resumed: on a CPU the
-weights are the same to the bit.
+A run is a folder: config.json, metrics.jsonl, tensorboard/, episodes/ of the evaluations, checkpoints/, and the
+policies best/ and model/ with their model cards, which are sources for `Policy.from_pretrained`. It can be killed at
+any moment and resumed: on a CPU the weights are the same to the bit.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from algos.card import model_card
 from algos.checkpoint import Checkpoints, State, optimizer_tensors, restore_optimizers, restore_weights
 from algos.config import Optimization, record_config
 from algos.demonstrations import Demonstrations, Lessons, Scribe, overview
+from algos.evaluation import keep_episodes
 from algos.interrupt import Interrupt, Stopped
 from algos.repeats import Repeats, unlikelihood
 from algos.runlog import METRICS, RunLog
@@ -251,7 +252,7 @@ class SFT:
         }
 
     def evaluate(self) -> dict[str, float]:
-        """Greedy play on valid tasks with their fixed pools.
+        """Greedy play on valid tasks with their fixed pools; the episodes are kept in the folder of the run.
 
         Raises:
             Stopped: the process was asked to stop meanwhile.
@@ -265,6 +266,7 @@ class SFT:
             self._judge = envs, LLMAgent(policy=self.policy, temperature=0.0, max_episode_tokens=2**31), tasks
         envs, agent, tasks = self._judge
         episodes = play(envs, agent, tasks, self.config.seed, on_episode=self._interrupt.check)
+        keep_episodes(episodes, self.config.out, self.step, envs.world)
         count = len(episodes)
         return {
             "valid/ndcg@10": sum(episode.metrics["ndcg@10"] for episode in episodes) / count,

@@ -22,6 +22,7 @@ from agentrec_env.data.dataset import Dataset, Items
 from agentrec_env.data.synthetic_catalogue import Catalogue, ItemText, asin, make_catalogue
 from agentrec_env.data.synthetic_choice import (
     MAX_LENGTH,
+    SIGNALS,
     SPAN,
     START,
     USER_BLOCK,
@@ -94,6 +95,10 @@ class SyntheticChoices:
         owned = self.item[first:at][None]
         moments = Moments(self.people.take(np.array([user])), time, owned, time[:, None] - self.time[first:at][None])
         return self.choice.log_probability(moments, self.items[np.asarray(items, dtype=np.int64)])
+
+    def mover(self, row: int) -> str:
+        """What moves the user of row `row` most, one of `SIGNALS`: a fact about them that no agent may see."""
+        return SIGNALS[int(self.people.weight[self.user[self.rows[row]]].argmax())]
 
     def select(self, rows: NDArray[np.int64], items: NDArray[np.int64]) -> SyntheticChoices:
         """The model of a dataset that keeps only `rows` and `items` of this one, in that order."""

@@ -32,6 +32,8 @@ RECENT = 8
 IMPOSSIBLE = -1000.0
 """Log weight of what is not on sale yet or owned already: finite, so that differences of utilities are numbers."""
 USER_BLOCK = 512
+SIGNALS = ("taste", "brand", "crowd", "complement", "style")
+"""What people follow more or less, in the order of `People.weight`."""
 MAX_LENGTH = 40
 _FAVOURITES = 2
 _NUM_AISLES = int(LEAF_AISLE.max()) + 1
@@ -70,7 +72,7 @@ class People:
     """Hidden facts of U users; no reader of the dataset can see them."""
 
     weight: NDArray[np.float64]
-    """[U, 5] how much a user follows taste, brand, crowd, complement and style; mean 1, so people differ."""
+    """[U, 5] how much a user follows each of `SIGNALS`; mean 1, so people differ."""
     taste: NDArray[np.float64]
     """[U, 2, L] log preference over leaf categories before and after the drift."""
     drift: NDArray[np.float64]
