@@ -149,6 +149,7 @@ def test_help_and_lists_need_nothing_heavy() -> None:
         assert not without & {name.partition(".")[0] for name in run.stderr.split()}
 
 
+@pytest.mark.slow
 def test_a_reader_who_leaves_is_no_error() -> None:
     command = [sys.executable, "-c", "import sys; from benchmarks.cli.main import main; sys.exit(main(['list']))"]
     reader, writer = os.pipe()
@@ -227,6 +228,14 @@ def test_environments_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
     assert told(capsys, "check", "env", "agentrec_env.env:RecEnv", "--args", '{"tools": []}')[0] == 0
 
 
+def test_run_lists_its_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = told(capsys, "run", "--list")
+    assert code == 0
+    assert "popularity" in out
+    assert "pool-20" in out
+
+
+@pytest.mark.slow
 def test_run_is_the_comparison(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     chosen = [
         "--quick",
