@@ -5,6 +5,7 @@ The quickest way to feel what the environment asks, what the tools are worth, an
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from agents import AGENTS, make, play
 from benchmarks.cli.screen import Screen
 from benchmarks.cli.typed import COMMANDS, MistypedError, action
 
+ID = "AgentRec-Amazon-v0"
 AGAINST = ("scripted", "popularity", "item_knn")
 EXAMPLES = """examples:
   agentrec play                                    a random test task of the embedded world
@@ -40,7 +42,7 @@ exit codes: 0 the episode was played to its end; 1 it was left before; 2 the com
 def main(arguments: Sequence[str]) -> int:
     """Play one episode with a person; 0 where it was played to its end, 1 where it was left, 2 where it cannot be."""
     parser = Parser(prog="agentrec play", description="Rank for one user yourself.", epilog=EXAMPLES)
-    parser.add_argument("id", nargs="?", default="AgentRec-Amazon-v0", help="environment (default: AgentRec-Amazon-v0)")
+    parser.add_argument("id", nargs="?", default=ID, metavar="ID", help=f"environment, or module:ID (default: {ID})")
     parser.add_argument("--task", type=int, metavar="N", help="which task (default: one at random)")
     parser.add_argument("--dataset", help="what to load (default: synthetic)")
     parser.add_argument("--split", help="temporal (default) or leave_one_out")
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         env, envs = _environments(options.id, _arguments(options))
         index = int(np.random.default_rng().integers(env.num_tasks)) if options.task is None else options.task
         env.reset(options={"task": index})
-    except (ValueError, LookupError, TypeError, OSError, gym.error.Error) as error:
+    except (ValueError, LookupError, TypeError, OSError, ImportError, gym.error.Error) as error:
         print(f"agentrec play: {error}", file=sys.stderr)
         return 2
     console = Console(highlight=False)
@@ -76,7 +78,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _environments(name: str, arguments: Mapping[str, Any]) -> tuple[RecEnv, RecVectorEnv]:
     """The person's, and one of a row with the same tasks, pools and tools for agents."""
-    entry = gym.spec(name).entry_point
+    module, colon, inner = name.partition(":")
+    if colon:
+        importlib.import_module(module)  # registers its ids
+    entry = gym.spec(inner or name).entry_point
     kind = load_env_creator(entry) if isinstance(entry, str) else entry
     if not (isinstance(kind, type) and issubclass(kind, RecEnv)):
         raise ValueError(f"only a RecEnv can be played, and {name} is none; see agentrec list ids")

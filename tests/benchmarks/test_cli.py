@@ -115,6 +115,7 @@ def test_the_help_of_each_command_has_examples(name: str, capsys: pytest.Capture
         (["play", "--dataset", f"{HERE}:dataset", "--candidates", "5", "--task", "99999"], "got 99999"),
         (["play", "AgentRec-Amazom-v0"], "Did you mean"),
         (["play", "CartPole-v1"], "only a RecEnv can be played"),
+        (["play", "no_such_module_x:Shop-v0"], "No module named 'no_such_module_x'"),
     ],
 )
 def test_what_cannot_be_used_is_told_with_the_nearest_name(
@@ -306,7 +307,7 @@ def test_a_person_leaves(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -
 
 def test_a_person_answers_for_pairs_and_catalogues(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("rank 1\nb\n"))
-    code, out, _ = told(capsys, "play", "AgentRec-AmazonPair-v0", "--dataset", f"{HERE}:dataset", "--task", "0")
+    code, out, _ = told(capsys, "play", "agentrec_env:AgentRec-AmazonPair-v0", "--dataset", f"{HERE}:dataset", "--task", "0")
     assert code == 0
     assert "likely to choose next?" in out
     assert "the answer is A or B" in out
