@@ -307,7 +307,8 @@ def test_a_person_leaves(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -
 
 def test_a_person_answers_for_pairs_and_catalogues(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("rank 1\nb\n"))
-    code, out, _ = told(capsys, "play", "agentrec_env:AgentRec-AmazonPair-v0", "--dataset", f"{HERE}:dataset", "--task", "0")
+    pair = "agentrec_env:AgentRec-AmazonPair-v0"
+    code, out, _ = told(capsys, "play", pair, "--dataset", f"{HERE}:dataset", "--task", "0")
     assert code == 0
     assert "likely to choose next?" in out
     assert "the answer is A or B" in out

@@ -84,6 +84,7 @@ def test_plain_transformers_reads_the_folder(policy: Policy, tmp_path: Path) -> 
     assert tokenizer("Red Guitar Strap").input_ids == policy.tokenizer("Red Guitar Strap").input_ids
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft reads the old name
 def test_plain_peft_reads_an_adapter(policy: Policy, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
