@@ -143,16 +143,16 @@ def rollout_metrics(batch: Batch, dropped: Tensor | None = None) -> dict[str, Te
         dropped: bool [K]: groups that are not learnt from.
     """
     size = group_size(batch)
-    present = size > 0
+    present, several = size > 0, size > 1
     mean = (group_sum(batch.rewards, batch) / size)[batch.group]
     spread = (group_sum((batch.rewards - mean) ** 2, batch) / size.clamp(min=1)).sqrt()
     groups = present.sum()
     metrics = {
         "reward": ratio_metric(batch.rewards.sum(), float(batch.num_trajectories)),
-        "reward_spread": ratio_metric(spread.sum(), groups),
+        "reward_spread": ratio_metric(spread[several].sum(), several.sum()),
         "sampled_entropy": ratio_metric(-batch.old_logprobs.double().sum(), float(batch.num_tokens)),
         "best_of_group": ratio_metric(group_range(batch.rewards, batch)[1][present].sum(), groups),
-        "flat_groups": ratio_metric((flat_groups(batch.rewards, batch) & present).sum(), groups),
+        "flat_groups": ratio_metric((flat_groups(batch.rewards, batch) & several).sum(), several.sum()),
     }
     if dropped is not None:
         metrics["dropped_groups"] = ratio_metric((dropped & present).sum(), groups)

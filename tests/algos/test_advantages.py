@@ -174,3 +174,11 @@ def test_metrics_of_a_rollout_by_hand() -> None:
         "flat_groups": pytest.approx(0.5),
         "dropped_groups": pytest.approx(0.5),
     }
+
+
+def test_groups_of_one_have_no_spread_to_speak_of() -> None:
+    metrics = advantages.rollout_metrics(rewarded([1.0, 0.0, 0.5, 0.5], [0, 1, 2, 2]))
+    assert metrics["flat_groups"].tolist() == [1.0, 1.0]
+    assert metrics["reward_spread"].tolist() == [0.0, 1.0]
+    alone_each = advantages.rollout_metrics(rewarded([1.0, 0.0], [0, 1]))
+    assert alone_each["flat_groups"][1] == alone_each["reward_spread"][1] == 0
