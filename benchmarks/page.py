@@ -1,19 +1,19 @@
-"""The report as one HTML file that loads nothing: inline style sheet and SVG, no script, light and dark.
+"""The report as one HTML file that loads nothing: inline style sheet and SVG, light and dark.
 
 Names and error messages come from data and agents, so everything is escaped, and the content security policy allows the
-one style sheet of this page (by its hash) and nothing else.
+one style sheet of this page (by its hash) and nothing else; where episodes were kept, the viewer's own script and style
+sheet as well.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from html import escape
 
 from benchmarks import plots
 from benchmarks.analysis import TrackResult
 from benchmarks.tables import MARKS, Cell, Table, main_table, remarks, supplements
+from benchmarks.viewer.document import Embedding, digest, policy_of
 
 STYLE = """
 :root { color-scheme: light dark;
@@ -72,15 +72,27 @@ summary { cursor: pointer; font-weight: 600; font-size: .87rem }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; font-size: .87rem }
 dt { color: var(--soft) }
 dd { margin: 0; overflow-wrap: anywhere }
-@media print { body { padding: 0 } }
+#agentrec-viewer { height: min(46rem, 85vh); margin: .8rem 0; overflow: hidden; border: 1px solid var(--rule);
+  border-radius: 12px }
+#agentrec-viewer > noscript { display: block; padding: 1rem }
+@media (min-width: 80rem) { #agentrec-viewer { margin-inline: calc((69rem - min(96vw, 100rem)) / 2) } }
+@media print { #agentrec-viewer { display: none }
+ body { padding: 0 } }
 """
 
 
-def page(title: str, results: Sequence[TrackResult], notes: Sequence[str], facts: Mapping[str, str]) -> str:
+def page(
+    title: str,
+    results: Sequence[TrackResult],
+    notes: Sequence[str],
+    facts: Mapping[str, str],
+    episodes: Embedding | None = None,
+) -> str:
     """The whole document; `notes` are the methods' paragraphs, `facts` what is known of the run."""
-    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    scripts, styles = (episodes.scripts, episodes.styles) if episodes else ((), ())
+    policy = policy_of(scripts, (digest(STYLE), *styles))
     body = [f"<h1>{escape(title)}</h1>", *(_section(result) for result in results)]
+    body += [episodes.markup] if episodes else []
     body += ["<section><h2>Methods</h2>", *(f"<p>{escape(note)}</p>" for note in notes), "</section>"]
     body += ["<section><h2>Run</h2><dl>"]
     body += [f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items()]

@@ -2,7 +2,7 @@
 
 A folder holds `settings.json` (what must not change between the runs that share it) and `units/`, one sub-folder for
 each dataset, track, row, seed and candidate order. Finished blocks are never rewritten; tables are made from them
-alone.
+alone. Beside them lie whole episodes, for people to read; `benchmarks.runner.KEPT` says of how many blocks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from agentrec_env.episodes import Header
+from agentrec_env.episodes import write as write_episodes
 from agentrec_env.types import Episode, StopReason
 from benchmarks.suite import slug
 
@@ -50,7 +52,7 @@ class Record(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, episode: Episode) -> Record:
-        """What is kept of an episode; its texts are not."""
+        """What tables are made from; texts are not among it."""
         calls = Counter(call.name for turn in episode.turns for call in turn.calls)
         pool = list(episode.candidates)
         return cls(
@@ -149,6 +151,14 @@ class Folder:
         header = {"tasks": block.tasks, "seconds": block.seconds, "prepare_seconds": block.prepare_seconds}
         lines: Iterable[Any] = (header, *block.records)
         write_text(self._path(place, number), "".join(msgspec.json.encode(line).decode() + "\n" for line in lines))
+
+    def keep(self, place: Place, number: int, episodes: Sequence[Episode], header: Header) -> None:
+        """Keep the whole episodes of a block beside it."""
+        write_episodes(self.episodes(place, number), episodes, header)
+
+    def episodes(self, place: Place, number: int) -> Path:
+        """Where the whole episodes of a block are kept, if they are."""
+        return self._path(place, number).with_name(f"episodes-{number:04}.jsonl.gz")
 
     def forget(self, place: Place) -> None:
         """Delete the blocks of a unit."""

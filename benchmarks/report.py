@@ -1,4 +1,4 @@
-"""Writes what a run found: tables on the screen, `report.md`, `report.html` and `results.json`."""
+"""Writes what a run found: tables on the screen, `report.md`, `report.html`, `results.json` and `episodes.html`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from benchmarks.analysis import TrackResult
 from benchmarks.page import page
 from benchmarks.records import write_text
 from benchmarks.tables import MARKS, Table, main_table, remarks, supplements
+from benchmarks.viewer.inset import selection, whole_page
 
 PACKAGES = ("agentrec-env", "gymnasium", "numpy", "scipy", "torch", "transformers", "lightgbm", "bm25s", "polars")
 
@@ -46,12 +47,13 @@ class Report:
     title: str = "AgentRec: recommenders compared"
 
     def write(self, folder: Path) -> list[Path]:
-        """Write the three files, each whole; returns their paths."""
+        """Write the files, each whole; returns their paths. `episodes.html` is there where episodes were kept."""
         texts = {
             "report.md": markdown(self),
-            "report.html": page(self.title, self.results, NOTES, self.facts),
+            "report.html": page(self.title, self.results, NOTES, self.facts, selection(folder)),
             "results.json": to_json(self),
         }
+        texts |= whole_page(folder)
         for name, text in texts.items():
             write_text(folder / name, text)
         return [folder / name for name in texts]

@@ -24,12 +24,16 @@ from agentrec_env.data.dataset import Dataset
 from agentrec_env.data.load import load
 from agentrec_env.data.splits import SPLITS, Split
 from agentrec_env.data.world import World
+from agentrec_env.episodes import describe
 from agentrec_env.types import Task
 from benchmarks.records import Block, Folder, Place, Record
 from benchmarks.suite import Row, Track
 
 BLOCK = 128
 """Tasks of a block."""
+KEPT = 8
+"""Blocks of a unit whose whole episodes are kept, texts included: the first 1,024 tasks, which are a random sample and
+the same for every row, in the pool's own order. Longer units and the other orders leave their records alone."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,12 @@ class Unit:
     def blocks(self) -> list[tuple[int, ...]]:
         """Its tasks, in blocks."""
         return [self.tasks[begin : begin + BLOCK] for begin in range(0, len(self.tasks), BLOCK)]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What its episodes say of themselves."""
+        names = {"dataset": self.dataset, "split": self.split, "track": self.track.name, "pool": self.track.title}
+        return names | {"agent": self.row.name, "role": self.row.role, "seed": self.seed}
 
     @property
     def label(self) -> str:
@@ -209,6 +219,9 @@ def play_unit(unit: Unit, folder: Folder, agents: Agents) -> Iterator[int]:
         stopped = getattr(agent, "stopped", None)
         if stopped:
             raise RuntimeError(f"{stopped}. Finished blocks are kept: the same command goes on from there")
+        if number < KEPT and not unit.order:
+            header = describe(episodes, unit.about, getattr(envs, "world", None))
+            folder.keep(unit.place, number, episodes, header)
         folder.write(unit.place, number, Block(tasks, seconds, prepare, tuple(Record.of(e) for e in episodes)))
         prepare = 0.0
         yield len(tasks)

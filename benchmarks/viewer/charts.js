@@ -48,9 +48,12 @@ function drawChart({ title, series }) {
   const y = (value) => TALL - EDGE.bottom - ((TALL - EDGE.top - EDGE.bottom) * (value - bottom)) / (top - bottom);
   const path = (points) => points.map(([step, value], place) => `${place ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("");
   const svg = el("svg", { viewBox: `0 0 ${WIDE} ${TALL}`, role: "img", "aria-label": `${title} over steps` });
-  for (const value of ticks(bottom, top, 4)) {
+  const marks = ticks(bottom, top, 4);
+  const digits = Math.max(...marks.map((value) => (String(value).split(".")[1] ?? "").length));
+  for (const value of marks) {
     svg.append(el("line", { class: "grid", x1: EDGE.left, x2: WIDE - EDGE.right, y1: y(value), y2: y(value) }),
-      el("text", { x: EDGE.left - 6, y: y(value) + 3.5, "text-anchor": "end" }, figure(value, 2)));
+      el("text", { x: EDGE.left - 6, y: y(value) + 3.5, "text-anchor": "end" },
+        digits > 5 ? value.toExponential(0) : value.toFixed(digits).replace("-", "−")));
   }
   for (const step of ticks(first, last, 5)) if (Number.isInteger(step))
     svg.append(el("text", { x: x(step), y: TALL - 6, "text-anchor": "middle" }, number.format(step)));

@@ -50,7 +50,7 @@ function drawRanking(whole) {
   const line = (item, place) => el("li", { class: item === target ? "positive" : null },
     el("span", { class: "place" }, place === null ? "–" : String(place + 1)),
     el("span", { class: "item" }, name(item)),
-    item === target ? el("span", { class: "star" }, "★ the positive") : "",
+    item === target ? el("span", { class: "star", title: "The item that was taken" }, "★", el("span", {}, " the positive")) : "",
     numbers.has(item) ? el("span", { class: "soft candidate", title: "Number among the candidates" }, `no. ${numbers.get(item)}`) : "");
   const lines = ranking.map(line);
   if (!ranking.includes(target)) lines.push(el("li", { class: "gap" }, ranking.length ? "not in the list" : "no list was given"), line(target, null));

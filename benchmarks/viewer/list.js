@@ -47,7 +47,7 @@ function fill(row, place) {
   row.id = id;
   const { pill, name, task, item, mark, calls } = row.fields;
   const reward = rows.reward[id];
-  pill.textContent = figure(reward, 2);
+  pill.textContent = reward === null ? "–" : reward.toFixed(2).replace("-", "−");
   pill.className = `pill ${grade(reward)}`;
   name.textContent = playerOf(id).label;
   task.textContent = [`task ${taskOf(id).index}`, playerOf(id).where].filter(Boolean).join(" · ");
@@ -91,7 +91,7 @@ function refresh() {
   const mean = listed.length ? listed.reduce((sum, id) => sum + (rows.reward[id] ?? 0), 0) / listed.length : null;
   $(".count").textContent = listed.length === total ? many(total, "episode")
     : `${number.format(listed.length)} of ${many(total, "episode")}`;
-  if (mean !== null) $(".count").append(el("span", { class: "soft" }, ` · mean reward ${figure(mean)}`));
+  if (mean !== null) $(".count").append(el("span", { class: "soft" }, ` · mean ${figure(mean)}`));
   scroller.classList.toggle("empty", !listed.length);
   if (scroller.scrollTop > listed.length * HEIGHT) scroller.scrollTop = 0;
   drawRows();

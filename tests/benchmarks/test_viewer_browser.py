@@ -247,7 +247,7 @@ def test_light_and_dark_have_contrast(browser: Browser, compared: str, dark: boo
     read(page)
     ratios = page.run(CONTRAST)
     assert len(ratios) > 100
-    assert min(ratios, key=lambda pair: pair[1])[1] > 4.0, sorted(ratios, key=lambda pair: pair[1])[:8]
+    assert min(ratios, key=lambda pair: pair[1])[1] > 4.4, sorted(ratios, key=lambda pair: pair[1])[:8]
     back = page.run("getComputedStyle(root.querySelector('.list')).backgroundColor")
     assert (sum(map(int, back[4:-1].split(","))) < 200) == dark
 
@@ -271,25 +271,32 @@ def test_ten_thousand_episodes_scroll_and_filter_without_stutter(browser: Browse
     page = browser.open(written(folder, results(folder / "large", 3334)))
     assert shown(page) > 9_990
     assert page.run(f"{ROWS}.length") < 40
+    page.ask("Performance.enable", timeDomain="threadTicks")
+    waits = sorted(page.run(SCROLL))
+    scrolling = busy(page)
     frames = page.run(SCROLL)
-    frames.sort()
-    middle, late = frames[len(frames) // 2], frames[int(len(frames) * 0.95)]
-    took = page.run(
-        "(() => { const begin = performance.now(); root.querySelector('fieldset[data-facet=outcome] input').click();"
-        " return performance.now() - begin })()"
-    )
-    opened = page.run(
-        "(async () => { const begin = performance.now(); root.querySelector('.row').click();"
-        f" await new Promise((done) => {DETAIL}.addEventListener('drawn', done, {{ once: true }}));"
-        " return performance.now() - begin })()"
-    )
+    scrolling = 1e3 * (busy(page) - scrolling) / len(frames)
+    began = busy(page)
+    page.run("root.querySelector('fieldset[data-facet=outcome] input').click()")
+    filtering = 1e3 * (busy(page) - began)
+    began = busy(page)
+    page.press("j")
+    read(page)
+    opening = 1e3 * (busy(page) - began)
     print(
-        f"\n10,002 episodes: {len(frames)} frames of scrolling, median {middle:.1f} ms, 95th percentile {late:.1f} ms, "
-        f"longest {frames[-1]:.1f} ms; a filter takes {took:.1f} ms, an episode opens in {opened:.1f} ms"
+        f"\n10,002 episodes: scrolling takes the page {scrolling:.1f} ms of processor time a frame (waits between frames: "
+        f"median {waits[60]:.0f} ms, 95th percentile {waits[114]:.0f} ms), a filter {filtering:.0f} ms, an episode "
+        f"{opening:.0f} ms"
     )
-    assert late < 200
-    assert took < 1000
-    assert opened < 3000
+    assert scrolling < 50
+    assert filtering < 500
+    assert opening < 1000
+
+
+def busy(page: Page) -> float:
+    """Processor time that the page's main thread has taken, in seconds: it does not count what others take."""
+    found = page.ask("Performance.getMetrics")["metrics"]
+    return float(next(metric["value"] for metric in found if metric["name"] == "TaskDuration"))
 
 
 def test_it_works_from_the_server(browser: Browser, folder: Path) -> None:
@@ -374,17 +381,22 @@ def test_pictures(browser: Browser, folder: Path, compared: str, request: Any) -
     for name, address, size, dark, keys in [
         ("light", f"{compared}#episode={3 * long + 2}", (1440, 900), False, ""),
         ("dark", f"{compared}#episode={3 * long + 2}", (1440, 900), True, ""),
+        ("ranking", f"{compared}#episode={3 * long + 2}", (1440, 900), False, ""),
+        ("side-by-side-dark", f"{compared}#episode=9", (1600, 1000), True, "c"),
         ("side-by-side", f"{compared}#episode={3 * long + 2}", (1600, 1000), False, "c"),
         ("training-dark", curves, (1440, 900), True, "t"),
         ("training", curves, (1440, 900), False, "t"),
         ("phone-list", compared, (390, 844), False, ""),
         ("phone-episode", f"{compared}#episode={3 * long + 2}", (390, 844), False, ""),
+        ("phone-two", f"{compared}#episode=9", (390, 844), True, "c"),
         ("help", compared, (1100, 760), False, "?"),
     ]:
         page = browser.open(address, *size, dark=dark)
         page.press(*keys)
         if "#" in address:
             read(page)
+        if name == "ranking":
+            page.run(f"{DETAIL}.scrollTo(0, 1e6)")
         page.wait("new Promise((done) => setTimeout(() => done(true), 150))")
         assert page.picture(folder / f"{name}.png").stat().st_size > 15_000
     print(f"\npictures are in {folder}")
