@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from agentrec_env.data.world import World
 from agentrec_env.metrics import from_ranks
 from agentrec_env.statistics import (
     Comparison,
@@ -26,12 +27,17 @@ from agentrec_env.statistics import (
     seed_spread,
 )
 from agentrec_env.types import StopReason
-from benchmarks.records import Block, Record
-from benchmarks.suite import METRICS, PRIMARY, Row, Track
+from benchmarks.ablations import Ablation, ablate
+from benchmarks.costs import Cost, costs
+from benchmarks.played import Played, ranks_of, records_of
+from benchmarks.records import Block
+from benchmarks.strata import Strata, stratify
+from benchmarks.suite import METRICS, PRIMARY, Track
 
 LIST = 10
 """Items of a final list."""
 ERRORS = (StopReason.AGENT_ERROR, StopReason.ENVIRONMENT_ERROR)
+OTHER_HALF = " | "
 CHANCE_CONTROLS = ("random", "identity", "reversed")
 
 
@@ -131,22 +137,18 @@ class TrackResult:
     pool: int | None
     rows: list[RowResult]
     best_baseline: str | None
+    """The row that differences are to: the best baseline, chosen for each half of the tasks on the other half; where
+    the halves choose differently, the name of both."""
     pairs: list[Pair]
     positions: Uniformity | None
     controls: list[Control]
     missing: dict[str, str]
     """Rows of which something could not be played, and why."""
-
-
-@dataclass(frozen=True)
-class Played:
-    """The finished blocks of a row on a track."""
-
-    row: Row
-    seeds: Mapping[int, Sequence[Block]]
-    """By seed, in the fixed order of the candidates."""
-    reordered: Sequence[Block] = ()
-    """Of the first seed, in another order."""
+    costs: list[Cost] = field(default_factory=list)
+    strata: list[Strata] = field(default_factory=list)
+    ablations: list[Ablation] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    """Sentences of the run itself."""
 
 
 def analyse(
@@ -157,23 +159,27 @@ def analyse(
     missing: Mapping[str, str],
     places: Sequence[int],
     rng: np.random.Generator,
+    world: World | None = None,
 ) -> TrackResult:
     """Numbers of one dataset and track; the rows come sorted by the primary metric, best first.
 
-    played: rows with at least one finished seed, all on the same tasks.
+    played: rows with at least one finished seed, all on the same tasks; ablations stand in tables of their own.
     places: where the positive stands (0-based) in the pools of the track, those that were not played included; empty
         where there are no pools.
+    world: of the track, for the kinds of tasks; None: they are left out.
     """
-    ranks = {p.row.name: np.array([_ranks(_records(blocks)) for blocks in p.seeds.values()]) for p in played}
+    ablations = ablate(played, rng) if any(p.row.ablation for p in played) else []
+    played = [p for p in played if not p.row.ablation]
+    ranks = {p.row.name: np.array([ranks_of(p.records(seed)) for seed in p.seeds]) for p in played}
     values = {
         (name, metric): array.reshape(table.shape)
         for name, table in ranks.items()
         for metric, array in from_ranks(table.ravel(), METRICS).items()
     }
+    best = _best([p.row.name for p in played if p.row.role == "baseline"], values)
+    if best is not None and best not in ranks:
+        values |= {(best, metric): _halved(best.split(OTHER_HALF), values, metric) for metric in METRICS}
     bootstrap = PairedBootstrap(values, rng) if values else None
-    means = {name: float(values[name, PRIMARY].mean()) for name in ranks}
-    baselines = [p.row.name for p in played if p.row.role == "baseline"]
-    best = max(baselines, key=means.__getitem__, default=None)
     versus = _versus(bootstrap, list(ranks), best, rng) if bootstrap else {}
     rows = [
         _row(p, {m: bootstrap.interval((p.row.name, m)) for m in METRICS}, versus.get(p.row.name, {}), rng)
@@ -181,7 +187,9 @@ def analyse(
         if bootstrap
     ]
     rows.sort(key=lambda row: (-row.metrics[PRIMARY].mean, row.name))
-    tasks = len(_records(next(iter(played[0].seeds.values())))) if played else 0
+    order = {row.name: place for place, row in enumerate(rows)}
+    played.sort(key=lambda p: order[p.row.name])
+    tasks = len(records_of(next(iter(played[0].seeds.values())))) if played else 0
     return TrackResult(
         dataset=dataset,
         track=track.name,
@@ -195,7 +203,33 @@ def analyse(
         positions=position_uniformity(places, track.pool) if track.pool and places else None,
         controls=_controls(ranks, track.pool),
         missing=dict(missing),
+        costs=costs(played, rng),
+        strata=stratify(world, played, best, rng) if world is not None else [],
+        ablations=ablations,
     )
+
+
+def _best(names: Sequence[str], values: Mapping[tuple[str, str], NDArray[np.float64]]) -> str | None:
+    """The best baseline by the primary metric; chosen for each half of the tasks on the other half, so that no row is
+    compared with one that was picked for its luck on the same tasks. Tasks come in random order."""
+    if not names:
+        return None
+    means = [{name: float(values[name, PRIMARY][:, half::2].mean()) for name in names} for half in (1, 0)]
+    if any(np.isnan(list(mean.values())).any() for mean in means):  # a single task
+        means = [{name: float(values[name, PRIMARY].mean()) for name in names}] * 2
+    even, odd = (max(names, key=mean.__getitem__) for mean in means)
+    return even if even == odd else f"{even}{OTHER_HALF}{odd}"
+
+
+def _halved(
+    names: Sequence[str], values: Mapping[tuple[str, str], NDArray[np.float64]], metric: str
+) -> NDArray[np.float64]:
+    """float64 [seeds, tasks]: of the first row on even places, of the second on odd ones."""
+    even, odd = (values[name, metric] for name in names)
+    seeds = max(len(even), len(odd))
+    result = np.resize(even, (seeds, even.shape[1]))
+    result[:, 1::2] = np.resize(odd, (seeds, odd.shape[1]))[:, 1::2]
+    return result
 
 
 def chance(pool: int) -> tuple[float, float]:
@@ -209,8 +243,8 @@ def _row(
     played: Played, metrics: dict[str, Interval], versus: dict[str, Versus], rng: np.random.Generator
 ) -> RowResult:
     blocks = [block for seed in played.seeds.values() for block in seed]
-    records = _records(blocks)
-    ranks = _ranks(records)
+    records = records_of(blocks)
+    ranks = ranks_of(records)
     calls: Counter[str] = Counter()
     for record in records:
         calls.update(record.calls)
@@ -269,12 +303,12 @@ def _pairs(bootstrap: PairedBootstrap[tuple[str, str]], names: list[str], rng: n
 
 
 def _order(blocks: Sequence[Block], reordered: Sequence[Block], rng: np.random.Generator) -> OrderSensitivity | None:
-    again = {record.task: record for record in _records(reordered)}
-    both = [(record, again[record.task]) for record in _records(blocks) if record.task in again]
+    again = {record.task: record for record in records_of(reordered)}
+    both = [(record, again[record.task]) for record in records_of(blocks) if record.task in again]
     if not both:
         return None
     change = {
-        name: from_ranks(_ranks([pair[i] for pair in both]), [PRIMARY])[PRIMARY]
+        name: from_ranks(ranks_of([pair[i] for pair in both]), [PRIMARY])[PRIMARY]
         for i, name in enumerate(("first", "other"))
     }
     (comparison,) = compare(PairedBootstrap(change, rng), [("other", "first")], rng)
@@ -305,11 +339,3 @@ def _controls(ranks: Mapping[str, NDArray[np.int64]], pool: int | None) -> list[
             found.append((name, float(values.mean()), z, math.erfc(abs(z) / math.sqrt(2))))
     adjusted = holm([p for *_, p in found])
     return [Control(name, own, mean, z, p) for (name, own, z, _), p in zip(found, adjusted, strict=True)]
-
-
-def _records(blocks: Sequence[Block]) -> list[Record]:
-    return [record for block in blocks for record in block.records]
-
-
-def _ranks(records: Sequence[Record]) -> NDArray[np.int64]:
-    return np.array([record.rank for record in records], dtype=np.int64)

@@ -12,7 +12,9 @@ from html import escape
 
 from benchmarks import plots
 from benchmarks.analysis import TrackResult
-from benchmarks.tables import MARKS, Cell, Table, main_table, remarks, supplements
+from benchmarks.curves import TrainingResult
+from benchmarks.sections import supplements, training_table
+from benchmarks.tables import MARKS, Cell, Table, main_table, remarks
 from benchmarks.viewer.document import Embedding, digest, policy_of
 
 STYLE = """
@@ -66,6 +68,9 @@ svg .small { fill: var(--soft); font-size: 10.5px }
 .bar.missed { fill: var(--missed) }
 .tool0 { fill: var(--t0) } .tool1 { fill: var(--t1) } .tool2 { fill: var(--t2) } .tool3 { fill: var(--t3) }
 .tool4 { fill: var(--t4) } .tool5 { fill: var(--t5) } .tool6 { fill: var(--t6) } .tool7 { fill: var(--t7) }
+.line { fill: none; stroke-width: 1.8 }
+.line0 { stroke: var(--t0) } .line1 { stroke: var(--t1) } .line2 { stroke: var(--t2) } .line3 { stroke: var(--t3) }
+.line4 { stroke: var(--t4) } .line5 { stroke: var(--t5) } .line6 { stroke: var(--t6) } .line7 { stroke: var(--t7) }
 .key { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin: 0 .35em 0 1em }
 details { margin: .8rem 0 }
 summary { cursor: pointer; font-weight: 600; font-size: .87rem }
@@ -87,11 +92,18 @@ def page(
     notes: Sequence[str],
     facts: Mapping[str, str],
     episodes: Embedding | None = None,
+    training: Sequence[TrainingResult] = (),
+    left_out: Sequence[str] = (),
 ) -> str:
-    """The whole document; `notes` are the methods' paragraphs, `facts` what is known of the run."""
+    """The whole document; `notes` are the methods' paragraphs, `facts` what is known of the run, `training` what its
+    training runs did, and `left_out` sentences on what is not there."""
     scripts, styles = (episodes.scripts, episodes.styles) if episodes else ((), ())
     policy = policy_of(scripts, (digest(STYLE), *styles))
-    body = [f"<h1>{escape(title)}</h1>", *(_section(result) for result in results)]
+    body = [f"<h1>{escape(title)}</h1>"]
+    if left_out:
+        body.append(f'<p class="soft">Left out: {escape(" ".join(left_out))}</p>')
+    body += [_section(result) for result in results]
+    body += [_training(trained) for trained in training]
     body += [episodes.markup] if episodes else []
     body += ["<section><h2>Methods</h2>", *(f"<p>{escape(note)}</p>" for note in notes), "</section>"]
     body += ["<section><h2>Run</h2><dl>"]
@@ -126,6 +138,16 @@ def _section(result: TrackResult) -> str:
     parts += [f"<p>{escape(remark)}</p>" for remark in remarks(result)]
     for table in supplements(result):
         parts.append(f"<details><summary>{escape(table.caption)}</summary>{_table(table, caption=False)}</details>")
+    return "\n".join(parts) + "</section>"
+
+
+def _training(result: TrainingResult) -> str:
+    table = training_table(result)
+    parts = [f"<section><h2>{escape(table.caption)}</h2>", _table(table, caption=False)]
+    parts += [f"<p>{escape(remark)}</p>" for remark in result.remarks]
+    for curve in result.curves:
+        if drawn := plots.training_calls(curve):
+            parts.append(_figure(f"{curve.stage}: tool calls an episode over training, mean of the seeds", drawn))
     return "\n".join(parts) + "</section>"
 
 

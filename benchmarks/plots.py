@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from benchmarks.analysis import RowResult, TrackResult, chance
+from benchmarks.curves import Curve
 from benchmarks.suite import PRIMARY
 
 WIDTH = 720
@@ -117,6 +118,38 @@ def places(result: TrackResult) -> str:
             for place, label in ((0, "1"), (4, "5"), (9, "10"))
         ]
     return _svg("Where the positive ended up", height * math.ceil(len(rows) / columns), parts)
+
+
+def training_calls(curve: Curve) -> str:
+    """Calls of each tool an episode over the steps of training; empty where no tool was called."""
+    called = {tool: values for tool, values in curve.calls.items() if any(values)}
+    if not called or len(curve.steps) < 2:
+        return ""
+    tools = sorted(called, key=lambda tool: (-sum(called[tool]), tool))
+    ticks = _ticks(max(max(values) for values in called.values()))
+    left, right, top, bottom = 48.0, WIDTH - 16.0, 10.0, 190.0
+    low, high = curve.steps[0], curve.steps[-1]
+
+    def x(step: float) -> float:
+        return left + (right - left) * (step - low) / (high - low)
+
+    def y(value: float) -> float:
+        return bottom - (bottom - top) * value / ticks[-1]
+
+    parts = []
+    for tick in ticks:
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(_text(left - 8, y(tick) + 4, f"{tick:g}", "end", "small"))
+    for step, anchor in ((low, "start"), (high, "end")):
+        parts.append(_text(x(step), bottom + 15, f"step {step + 1:,.0f}", anchor, "small"))
+    for i, tool in enumerate(tools):
+        points = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in zip(curve.steps, called[tool], strict=True))
+        colour = min(i, TOOL_COLOURS - 1)
+        parts.append(f'<polyline class="line line{colour}" points="{points}"><title>{escape(tool)}</title></polyline>')
+        across, down = LEFT + 190 * (i % 3) - 80, bottom + 34 + 18 * (i // 3)
+        parts.append(f'<rect class="tool{colour}" x="{across}" y="{down - 9}" width="10" height="10"/>')
+        parts.append(_text(across + 16, down, tool, "start", "small"))
+    return _svg("Tool calls an episode over training", bottom + 44 + 18 * math.ceil(len(tools) / 3), parts)
 
 
 def _ticks(top: float) -> list[float]:

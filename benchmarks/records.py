@@ -49,12 +49,18 @@ class Record(msgspec.Struct, frozen=True):
     reward: float
     terms: dict[str, float]
     error: str | None = None
+    read: int | None = None
+    """Tokens that the agent was shown: each once for a local model, as the server counts them for an endpoint; None
+    where it counts none."""
+    written: int | None = None
+    """Tokens that the agent wrote; likewise."""
 
     @classmethod
     def of(cls, episode: Episode) -> Record:
         """What tables are made from; texts are not among it."""
         calls = Counter(call.name for turn in episode.turns for call in turn.calls)
         pool = list(episode.candidates)
+        read, written = _tokens(episode)
         return cls(
             task=episode.task_index,
             user=episode.user_id,
@@ -70,6 +76,8 @@ class Record(msgspec.Struct, frozen=True):
             reward=episode.reward,
             terms=dict(episode.terms),
             error=episode.error,
+            read=read,
+            written=written,
         )
 
     @property
@@ -177,6 +185,16 @@ class Folder:
             return None
         complete = block.tasks == tasks == tuple(record.task for record in records)
         return block if complete else None
+
+
+def _tokens(episode: Episode) -> tuple[int | None, int | None]:
+    """Tokens read and written, as the agent's record tells."""
+    transcript = episode.info.get("transcript")
+    if transcript is not None:
+        written = int(transcript.mask.sum())
+        return len(transcript) - written, written
+    read = episode.info.get("prompt_tokens")
+    return (int(read), int(episode.info.get("completion_tokens", 0))) if read else (None, None)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -13,10 +13,14 @@ from rich.console import Console
 from rich.table import Table as ScreenTable
 from rich.text import Text
 
+from benchmarks import transcripts
 from benchmarks.analysis import TrackResult
+from benchmarks.curves import TrainingResult
 from benchmarks.page import page
 from benchmarks.records import write_text
-from benchmarks.tables import MARKS, Table, main_table, remarks, supplements
+from benchmarks.sections import supplements, training_table
+from benchmarks.tables import MARKS, Table, main_table, remarks
+from benchmarks.transcripts import Transcript
 from benchmarks.viewer.inset import selection, whole_page
 
 PACKAGES = ("agentrec-env", "gymnasium", "numpy", "scipy", "torch", "transformers", "lightgbm", "bm25s", "polars")
@@ -26,7 +30,8 @@ NOTES = (
     "with several seeds resample their seeds as well). p values come from a paired randomisation (sign-flip) test of "
     "the mean difference with 50,000 sign patterns, on values averaged over seeds, corrected by Holm over the rows "
     "(or pairs) of one table. d_z is the mean difference over the standard deviation of the differences.",
-    "The best baseline is chosen on the same tasks that it is compared on, which favours it slightly. The oracle sorts "
+    "The best baseline is chosen for each half of the tasks on the other half; where the halves choose differently, "
+    "differences are to both, each on its half. The oracle sorts "
     "by the true choice model of the embedded world, which no agent can beat on average; on other data it gives the "
     "answer itself, so that its figures must be 1.",
     "A list holds at most ten items: an item that is not among them counts as missed, for mrr too. Episodes without a "
@@ -34,6 +39,14 @@ NOTES = (
     "ms is wall time an episode, environment and tools included, with the machine and processes named below; the time "
     "to fit is in the table of seeds. Sampled pools rank methods differently from the whole catalogue (Krichene & "
     "Rendle, KDD 2020): read the tracks side by side.",
+    "Policies are trained on training tasks with fresh pools, the best one is chosen on valid tasks, and test tasks "
+    "are played once, greedily. Rows of an experiment share the stages that they have in common, seed by seed. PPO "
+    "plays as many episodes a step as list-wise GRPO, for as many steps. grpo+grpo goes on with list-wise GRPO for as "
+    "many episodes as grpo+ppr plays after it.",
+    "Kinds of tasks: head items are the most frequent fifth of those that occur in the training part. Tools disagree "
+    "by 1 minus the mean rank correlation of each two signals behind their lists of candidates; thirds of the tasks. "
+    "p values are corrected over all differences of a table. Tokens read are counted once for local models, and as the "
+    "server counts them, again with each request, for endpoints.",
 )
 
 
@@ -45,15 +58,25 @@ class Report:
     facts: Mapping[str, str]
     """What is known of the run itself: command, versions, commit, times."""
     title: str = "AgentRec: recommenders compared"
+    training: Sequence[TrainingResult] = ()
+    left_out: Sequence[str] = ()
+    """What a larger run would have, a sentence each."""
+    transcripts: Mapping[str, Sequence[Transcript]] = field(default_factory=dict)
+    """Episodes to be read, by heading."""
 
     def write(self, folder: Path) -> list[Path]:
         """Write the files, each whole; returns their paths. `episodes.html` is there where episodes were kept."""
         texts = {
             "report.md": markdown(self),
-            "report.html": page(self.title, self.results, NOTES, self.facts, selection(folder)),
+            "report.html": page(
+                self.title, self.results, NOTES, self.facts, selection(folder), self.training, self.left_out
+            ),
             "results.json": to_json(self),
         }
         texts |= whole_page(folder)
+        if self.transcripts:
+            sections = [transcripts.markdown(_plain(title), chosen) for title, chosen in self.transcripts.items()]
+            texts["transcripts.md"] = "# Transcripts\n\n" + "\n".join(sections)
         for name, text in texts.items():
             write_text(folder / name, text)
         return [folder / name for name in texts]
@@ -70,12 +93,21 @@ class Report:
             for control in result.controls:
                 if control.p < 0.01:
                     console.print(Text(f"  {control.name} does not score as chance: look for a leak", style="bold red"))
+        for trained in self.training:
+            console.print()
+            console.print(_screen(training_table(trained)))
+            for remark in trained.remarks:
+                console.print(Text(f"  {remark}"))
+        if self.left_out:
+            console.print(Text("\nLeft out: " + " ".join(self.left_out), style="dim"))
         console.print(Text(f"\n{MARKS} Intervals and tests: see report.md.", style="dim"))
 
 
 def markdown(report: Report) -> str:
     """The report as Markdown."""
     parts = [f"# {_plain(report.title)}"]
+    if report.left_out:
+        parts.append("Left out: " + " ".join(map(_plain, report.left_out)))
     for result in report.results:
         parts += [f"## {_plain(result.dataset)} · {_plain(result.track)}", _plain(result.protocol)]
         if result.rows:
@@ -83,6 +115,11 @@ def markdown(report: Report) -> str:
         parts += [f"- {_plain(remark)}" for remark in remarks(result)]
         for table in supplements(result):
             parts += [f"### {_plain(table.caption)}", _pipes(table)]
+    for trained in report.training:
+        table = training_table(trained)
+        parts += [f"## {_plain(table.caption)}", _pipes(table), *(f"- {_plain(remark)}" for remark in trained.remarks)]
+    if report.transcripts:
+        parts.append("Episodes to be read are in transcripts.md.")
     parts += ["## Methods", *NOTES, "## Run"]
     parts.append("\n".join(f"- {name}: {_plain(value)}" for name, value in report.facts.items()))
     return "\n\n".join(parts) + "\n"
@@ -91,6 +128,7 @@ def markdown(report: Report) -> str:
 def to_json(report: Report) -> str:
     """All numbers as JSON; numbers that do not exist (the spread of one seed) are null."""
     document = {"title": report.title, "run": dict(report.facts), "results": list(report.results)}
+    document |= {"training": list(report.training), "left_out": list(report.left_out)}
     return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
 
 
@@ -110,7 +148,7 @@ def _screen(table: Table) -> ScreenTable:
     screen = ScreenTable(title=Text(table.caption), title_justify="left", box=None, pad_edge=False)
     for i, column in enumerate(table.columns):
         screen.add_column(Text(column), justify="right" if i else "left", no_wrap=True)
-    for role, line in zip(table.roles, table.lines, strict=True):
+    for role, line in zip(table.roles or ("",) * len(table.lines), table.lines, strict=True):
         # Intervals would not fit on a terminal; half the width of the interval says as much there.
         screen.add_row(*(Text(cell.text + _half(cell.note)) for cell in line), style=styles.get(role, ""))
     return screen

@@ -1,13 +1,13 @@
 """Compare recommenders in the environment: `python benchmarks/run_all.py`.
 
 Plays every row of the suite on every track of each dataset, keeps each task's result, and writes report.md, report.html
-and results.json. Started again with the same options it goes on where it was stopped.
+and results.json. With --train (or --full) rows are trained first. Started again with the same options it goes on where
+it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import platform
 import shlex
@@ -15,98 +15,57 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from agentrec_env.arguments import Parser, json_object
-from agentrec_env.data.world import World
-from benchmarks import analysis, runner
+from benchmarks import analysis, runner, training
+from benchmarks.curves import training_result
+from benchmarks.display import Display
+from benchmarks.experiment import Run, needed_stages
+from benchmarks.options import SEEDS, parse_arguments
+from benchmarks.planning import Plan, plans, settings
+from benchmarks.played import Played
+from benchmarks.presets import PRESETS, SMALL, TRACK
 from benchmarks.records import Block, Folder, Place
 from benchmarks.report import Report, versions
-from benchmarks.runner import Unit, Update
-from benchmarks.suite import DEFAULT, SIZES, Row, Size, Suite, Track, endpoint_rows, model_rows, slug
+from benchmarks.runner import Unit
+from benchmarks.selection import Selection, select
+from benchmarks.suite import DEFAULT, SIZES, Row, Size, slug
+from benchmarks.transcripts import Transcript, transcripts
 
 ROOT = Path(__file__).resolve().parents[1]
-PLAIN_EVERY = 5.0
-"""Seconds between progress lines where the output is no terminal."""
-POOLS = 5_000
-"""Pools in which the positive's place is tested."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One dataset on one track: its protocol, its tasks, and the units to play."""
+class _Trained:
+    """What training left: runs by dataset, and errors by folder of a run."""
 
-    dataset: str
-    track: Track
-    protocol: str
-    settings: dict[str, Any]
-    units: tuple[Unit, ...]
-    world: World
+    runs: Mapping[str, list[Run]] = field(default_factory=dict)
+    errors: Mapping[Path, str] = field(default_factory=dict)
 
+    def rows(self, selection: Selection, plan: Plan) -> list[Row]:
+        """The rows on a dataset, with the policies that there are."""
+        runs = self.runs.get(plan.dataset, [])
+        folders: dict[str, dict[int, str]] = {}
+        for run in runs:
+            if training.is_done(run) and training.stale(run) is None:
+                folders.setdefault(run.stage.name, {})[run.seed] = str(run.policy)
+        return [replace(row, folders=folders.get(row.stage, {})) for row in selection.of(plan.source)]
 
-EXAMPLES = """examples:
-  {prog}                                            the embedded world, every row and track, three minutes
-  {prog} --quick --agent mine:rank                  with an agent of yours
-  {prog} --quick --model tiny --only scripted pool-20
-  {prog} --dataset Video_Games --split temporal
-  {prog} --dataset reviews.csv --split leave_one_out --tasks 5000
-  {prog} --list                                     rows and tracks
-
-exit codes: 0 every row has its results; 1 some failed; 2 the command line cannot be used; 130 stopped, and the same
-command goes on from there
-"""
-
-
-def parse_arguments(arguments: Sequence[str] | None, prog: str = "run_all.py") -> argparse.Namespace:
-    """The command line."""
-    parser = Parser(
-        prog=prog,
-        description="Compare recommenders in the environment: a table with error bars, report.html and results.json.",
-        epilog=EXAMPLES.format(prog=prog),
-    )
-    parser.add_argument(
-        "--dataset", action="append", metavar="NAME|PATH", help="what to load, repeatable (default: synthetic)"
-    )
-    parser.add_argument("--split", default="temporal", help="temporal (default) or leave_one_out")
-    parser.add_argument(
-        "--agent", action="append", default=[], metavar="NAME|MODULE:ATTR", help="add a row, repeatable"
-    )
-    parser.add_argument(
-        "--model",
-        action="append",
-        default=[],
-        metavar="ID|FOLDER",
-        help='add a local language model: a hub id, a folder, or "tiny", the embedded one; repeatable',
-    )
-    parser.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible server, up to and with /v1")
-    parser.add_argument(
-        "--endpoint-model", action="append", default=[], metavar="NAME", help="add this model of it, repeatable"
-    )
-    for flag, of in (("--model-args", "agents.llm.agent:LLMAgent"), ("--endpoint-args", "agents.endpoint:Endpoint")):
-        parser.add_argument(flag, type=json_object, metavar="JSON", help=f"arguments of {of}, as a JSON object")
-    parser.add_argument(
-        "--num-envs", type=int, default=64, metavar="N", help="episodes that a language model plays at once (64)"
-    )
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these rows or tracks of the suite alone")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="200 tasks, one seed, one track: about two minutes")
-    size.add_argument("--full", action="store_true", help="every test task, five seeds")
-    parser.add_argument("--tasks", type=int, help="test tasks a row and track")
-    parser.add_argument("--seed", type=int, default=0, help="of pools, agents and resampling (default: 0)")
-    parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core); 0 plays in this one"
-    )
-    parser.add_argument("--out", type=Path, help="folder of the results (default: results/SIZE-SPLIT-seedSEED)")
-    parser.add_argument("--redo", nargs="+", default=[], metavar="ROW", help="forget the results of these rows first")
-    parser.add_argument("--list", action="store_true", help="print rows and tracks and stop")
-    return parser.parse_args(arguments)
+    def missing(self, selection: Selection, plan: Plan) -> dict[str, str]:
+        """Rows that lack a policy of some seed, and why."""
+        lacking: dict[str, str] = {}
+        for run in self.runs.get(plan.dataset, []):
+            reason = training.stale(run) if training.is_done(run) else self.errors.get(run.folder, "it has not ended")
+            if reason is not None:
+                lacking.setdefault(run.stage.name, f"seed {run.seed} is not trained: {reason}")
+        rows = selection.of(plan.source) if plan.track.name == TRACK else []
+        return {row.name: lacking[row.stage] for row in rows if row.stage in lacking}
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "run_all.py") -> int:
@@ -119,110 +78,108 @@ def main(arguments: Sequence[str] | None = None, prog: str = "run_all.py") -> in
     try:
         size = SIZES["quick" if options.quick else "full" if options.full else "default"]
         options.out = options.out or Path("results") / f"{size.name}-{options.split}-seed{options.seed}"
-        models = _language_models(options)
-        suite = DEFAULT.with_agents(options.agent).with_rows(models)
-        asked = [*options.only, *options.agent, *(row.name for row in models)]
-        suite = suite.only(asked if options.only else size.tracks)
-        _check_agents(suite.rows)
+        selection = select(options, size)
+        _check_agents(selection.rows)
         folder = Folder(options.out)
-        plans = [plan for source in options.dataset or ["synthetic"] for plan in _plan(source, options, suite, size)]
-        folder.claim(_settings(options, size, plans))
+        planned = [
+            plan
+            for source in options.dataset or ["synthetic"]
+            for plan in plans(source, options.split, options.seed, selection.tracks, size, options.tasks)
+        ]
+        runs = _runs(selection, planned)
+        training.check([run for each in runs.values() for run in each])
+        if options.dry_run:
+            _show(planned, selection, runs, console)
+            return 0
+        folder.claim(settings(planned))
     except (ValueError, LookupError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
-    units = [unit for plan in plans for unit in plan.units]
-    for unit in units:
-        if unit.row.name in options.redo:
-            folder.forget(unit.place)
     begin = time.time()
+    for remark in selection.left_out:
+        console.print(remark, style="dim", highlight=False)
     try:
-        errors = _play(units, folder, options.jobs, console)
+        trained = _train(runs, options.jobs, console)
+        units = {id(plan): plan.units(trained.rows(selection, plan)) for plan in planned}
+        for unit in (unit for each in units.values() for unit in each):
+            if unit.row.name in options.redo:
+                folder.forget(unit.place)
+        errors = _play([unit for each in units.values() for unit in each], folder, options.jobs, console)
     except KeyboardInterrupt:
-        console.print("\nStopped. Finished blocks are kept: the same command goes on from here.")
+        console.print("\nStopped. What is finished is kept: the same command goes on from here.")
         return 130
-    results = [_analyse(plan, folder, errors, options.seed) for plan in plans]
-    report = Report(results, _facts(options, size, arguments, time.time() - begin))
+    results: list[analysis.TrackResult] = []
+    read: dict[str, list[Transcript]] = {}
+    for plan in planned:
+        played, missing = _played(units[id(plan)], folder, errors)
+        missing = trained.missing(selection, plan) | missing
+        rng = np.random.default_rng([options.seed, 2])
+        result = analysis.analyse(
+            plan.dataset, plan.track, plan.protocol, played, missing, plan.places(), rng, plan.world
+        )
+        results.append(result)
+        read |= _transcripts(result, played, units[id(plan)], folder)
+    curves = [training_result(dataset, each, trained.errors) for dataset, each in runs.items() if each]
+    facts = _facts(options, size, arguments, time.time() - begin)
+    report = Report(results, facts, training=curves, left_out=selection.left_out, transcripts=read)
     report.show(console)
     for path in report.write(options.out):
         console.print(f"wrote {path}", highlight=False)
     return 1 if any(result.missing for result in results) else 0
 
 
-def _language_models(options: argparse.Namespace) -> list[Row]:
-    """The rows that --model and --endpoint add."""
-    if options.num_envs < 1:
-        raise ValueError(f"--num-envs {options.num_envs}: at least one is needed")
-    if bool(options.endpoint) != bool(options.endpoint_model):
-        raise ValueError("--endpoint URL and --endpoint-model NAME go together: where to ask, and for which model")
-    if options.model_args and not options.model:
-        raise ValueError("--model-args are for --model, which is not given")
-    if options.endpoint_args and not options.endpoint:
-        raise ValueError("--endpoint-args are for --endpoint, which is not given")
-    rows = model_rows(options.model, options.model_args or {}, options.num_envs)
-    if options.endpoint:
-        rows += endpoint_rows(options.endpoint, options.endpoint_model, options.endpoint_args or {}, options.num_envs)
-    return rows
-
-
-def _plan(source: str, options: argparse.Namespace, suite: Suite, size: Size) -> Iterator[Plan]:
-    name = Path(source).name or source
-    items = runner.load_dataset(source).num_items
-    fitting = [track for track in suite.tracks if track.pool is None or 2 * track.pool <= items] or list(suite.tracks)
-    for track in suite.tracks:
-        if track not in fitting:
-            print(f"{name} has {items} items, too few for track {track.name}: it is left out", file=sys.stderr)
-    for track in fitting:
-        world = runner.open_world(source, options.split, options.seed, track)
-        available = world.num_tasks("test")
-        if not available:
-            raise ValueError(f"{source} has no test tasks under --split {options.split}; try the other split")
-        wanted = size.tasks or available if options.tasks is None else options.tasks
-        if wanted < 1:
-            raise ValueError(f"--tasks {wanted}: at least one task is needed")
-        count = min(available, max(1, round(wanted * track.share)))
-        chosen = np.random.default_rng([options.seed, 1]).permutation(available)[:count]
-        # In random order, so that the tasks played again are the first blocks and meet the same seeds.
-        tasks = tuple(chosen.tolist())
-        again = tasks[: size.reorder_tasks]
-
-        def unit(row: Row, seed: int, order: int, tasks: tuple[int, ...], track: Track = track) -> Unit:
-            return Unit(name, source, options.split, options.seed, track, row, options.seed + seed, order, tasks)
-
-        # Trained rows take longest. First on the first track, for a run that ends with one keeps a single process
-        # busy; last on the others, so that they find in the cache what the first track fitted.
-        rows = sorted(suite.rows, key=lambda row: (row.seed_argument is None) == (track is fitting[0]))
-        units = [unit(row, seed, 0, tasks) for row in rows for seed in range(min(row.seeds, size.seeds))]
-        units += [unit(row, 0, order + 1, again) for row in rows for order in range(track.reorders)]
-        protocol = (
-            f"{world.protocol}; {count:,} of {available:,} test tasks; lists of {analysis.LIST}; AgentRec-Amazon-v0"
+def _runs(selection: Selection, planned: Sequence[Plan]) -> dict[str, list[Run]]:
+    """The training runs of each dataset."""
+    stages = needed_stages(selection.rows)
+    if not stages:
+        return {}
+    found = {}
+    for plan in planned:
+        if plan.track.name == TRACK:
+            env = {"dataset": plan.source, "split": plan.split, "seed": plan.seed, **plan.track.env}
+            tasks = plan.world.num_tasks("train")
+            found[plan.dataset] = selection.experiment.runs(plan.dataset, env, tasks, stages)
+    if not found:
+        raise ValueError(
+            f"policies are trained for track {TRACK}, which is not among those asked for: add it to --only"
         )
-        settings = {"world": world.key, "env": dict(track.env), "tasks": count, "reorder_tasks": len(again)}
-        yield Plan(name, track, protocol, settings, tuple(units), world)
+    return found
 
 
-def _settings(options: argparse.Namespace, size: Size, plans: Sequence[Plan]) -> dict[str, Any]:
-    run = {
-        "agentrec-env": versions().get("agentrec-env", "unknown"),
-        "code": _code(),
-        "split": options.split,
-        "seed": options.seed,
-        "block": runner.BLOCK,
-    }
-    tracks = {f"{plan.dataset}/{plan.track.name}": plan.settings for plan in plans}
-    if len(tracks) < len(plans):
-        raise ValueError("two datasets have the same name; compare them in two runs with two --out folders")
-    return {"run": run, "tracks": tracks}
+def _train(runs: Mapping[str, list[Run]], jobs: int, console: Console) -> _Trained:
+    wanted = [run for each in runs.values() for run in each]
+    if not wanted:
+        return _Trained()
+    import torch
+
+    most = min(jobs, 1) if torch.cuda.is_available() else jobs
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    return _Trained(runs, training.train(wanted, most, say))
 
 
-def _code() -> str:
-    """A hash of the sources that results depend on, so that what another version played is not taken for this one's."""
-    root = Path(__file__).resolve().parent.parent
-    paths = [path for package in ("agentrec_env", "agents") for path in (root / package).rglob("*.py")]
-    paths += [root / "benchmarks" / f"{name}.py" for name in ("runner", "suite", "records")]
-    digest = hashlib.sha256(repr({name: versions().get(name) for name in ("numpy", "torch", "lightgbm")}).encode())
-    for path in sorted(paths):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+def _show(planned: Sequence[Plan], selection: Selection, runs: Mapping[str, list[Run]], console: Console) -> None:
+    """Print what would be done."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    for remark in selection.left_out:
+        say(remark)
+    for dataset, each in runs.items():
+        say(f"{dataset}: {len(each)} training runs in {selection.experiment.out} ({selection.experiment.preset.about})")
+        for run in each:
+            start = f"after {run.after.stage.name}" if run.after else f"from {run.config.model}"
+            most = f", at most {run.most_tokens:,} tokens" if run.most_tokens else ""
+            done = " (done)" if training.is_done(run) else ""
+            told = f"{run.config.steps:,} steps, {run.episodes:,} episodes{most}"
+            say(f"  {run.stage.name:18} seed {run.seed}: {run.stage.algorithm}, {start}, {told}{done}")
+    for plan in planned:
+        rows = [row for row in selection.of(plan.source) if not row.tracks or plan.track.name in row.tracks]
+        say(f"{plan.protocol}: {len(rows)} rows")
+        say(f"  {', '.join(row.name for row in rows)}")
 
 
 def _play(units: Sequence[Unit], folder: Folder, jobs: int, console: Console) -> dict[Place, str]:
@@ -233,7 +190,7 @@ def _play(units: Sequence[Unit], folder: Folder, jobs: int, console: Console) ->
     if done:
         console.print(f"Going on: {done:,} of {total:,} episodes are there already.", highlight=False)
     errors: dict[Place, str] = {}
-    with _Display(console, total - done) as display:
+    with Display(console, total - done) as display:
         for update in runner.run(missing, folder, jobs):
             held[update.unit.place] += update.tasks
             if update.error:
@@ -248,57 +205,13 @@ def _play(units: Sequence[Unit], folder: Folder, jobs: int, console: Console) ->
     return errors
 
 
-class _Display:
-    """A progress bar with the time left on a terminal, plain lines elsewhere."""
-
-    def __init__(self, console: Console, total: int) -> None:
-        self._console = console
-        self._total = total
-        self._done = 0
-        self._begin = self._said = time.monotonic()
-        self._progress: Progress | None = None
-        if console.is_terminal:
-            columns = (
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
-            self._progress = Progress(*columns, TextColumn("{task.description}", markup=False), console=console)
-            self._task = self._progress.add_task("", total=total)
-
-    def __enter__(self) -> _Display:
-        if self._progress:
-            self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress:
-            self._progress.stop()
-
-    def advance(self, update: Update, skipped: int = 0, message: str = "") -> None:
-        """Count played (or given up) episodes; `message` is printed whatever the display."""
-        self._done += update.tasks + skipped
-        if message:
-            self._console.print(message, style="red", markup=False, highlight=False)
-        if self._progress:
-            self._progress.update(self._task, advance=update.tasks + skipped, description=update.unit.label)
-        elif time.monotonic() - self._said > PLAIN_EVERY or self._done == self._total:
-            self._said = time.monotonic()
-            elapsed = self._said - self._begin
-            left = elapsed * (self._total - self._done) / max(self._done, 1)
-            guess = f", about {left:.0f} s left" if 10 * self._done > self._total else ""
-            news = f"{self._done:,} of {self._total:,} episodes, {elapsed:.0f} s{guess}"
-            self._console.print(f"{news}: {update.unit.label}", highlight=False, markup=False)
-
-
-def _analyse(plan: Plan, folder: Folder, errors: dict[Place, str], seed: int) -> analysis.TrackResult:
+def _played(units: Sequence[Unit], folder: Folder, errors: Mapping[Place, str]) -> tuple[list[Played], dict[str, str]]:
+    """What the rows of a track played, and why some are not complete."""
     rows: dict[str, Row] = {}
     seeds: dict[str, dict[int, list[Block]]] = {}
     orders: dict[str, tuple[int, list[Block]]] = {}
     failed: dict[str, list[str]] = {}
-    for unit in plan.units:
+    for unit in units:
         blocks = [block for block in folder.finished(unit.place, unit.blocks) if block]
         if len(blocks) < len(unit.blocks):
             order = f", order {unit.order}" if unit.order else ""
@@ -313,18 +226,24 @@ def _analyse(plan: Plan, folder: Folder, errors: dict[Place, str], seed: int) ->
     for name, row in rows.items():
         seed_again, again = orders.get(name, (None, []))
         same = seed_again == next(iter(seeds[name]))  # else another order and another seed would be mixed up
-        played.append(analysis.Played(row, seeds[name], again if same else ()))
+        played.append(Played(row, seeds[name], again if same else ()))
     missing = {name: found[0] + (f" (and {len(found) - 1} more)" * (len(found) > 1)) for name, found in failed.items()}
-    rng = np.random.default_rng([seed, 2])
-    return analysis.analyse(plan.dataset, plan.track, plan.protocol, played, missing, _places(plan.world), rng)
+    return played, missing
 
 
-def _places(world: World) -> list[int]:
-    """Where the positive stands in the test pools, of at most POOLS tasks."""
-    if world.catalog:
-        return []
-    tasks = (world.task("test", index) for index in range(min(world.num_tasks("test"), POOLS)))
-    return [int(np.flatnonzero(task.candidates == task.target)[0]) for task in tasks]
+def _transcripts(
+    result: analysis.TrackResult, played: Sequence[Played], units: Sequence[Unit], folder: Folder
+) -> dict[str, list[Transcript]]:
+    """Episodes to be read of the best agent on a track, a policy where there is one; by heading."""
+    roles = {each.row.name: each.row for each in played if each.row.role == "agent" and not each.row.ablation}
+    ordered = [row.name for row in result.rows if row.name in roles]
+    ordered.sort(key=lambda name: not roles[name].lane)
+    reference = next((each for each in played if each.row.name == result.best_baseline), None)
+    for name in ordered[:1]:
+        place = next(unit.place for unit in units if unit.row.name == name and not unit.order)
+        if chosen := transcripts(folder, place, name, reference):
+            return {f"{result.dataset} · {result.track}: {name}": chosen}
+    return {}
 
 
 def _check_agents(rows: Sequence[Row]) -> None:
@@ -371,13 +290,18 @@ def _list(console: Console) -> None:
     console.print("Rows:")
     for row in DEFAULT.rows:
         console.print(f"  {row.name:12} {row.role:9} {row.seeds} seed{'s' if row.seeds > 1 else ''}", highlight=False)
+    console.print("Rows that play a policy, trained ones with --train, headed ones with --ablations:")
+    for row in PRESETS[SMALL].rows("tiny", {}, 1, SEEDS):
+        stage = f"stage {row.stage}" if row.stage else "as it is"
+        console.print(f"  {row.name:24} {stage:24} {row.ablation}", highlight=False, markup=False)
     console.print("Tracks:")
     for track in DEFAULT.tracks:
         console.print(f"  {track.name:12} {track.title}", highlight=False)
     console.print("Sizes:")
     for size in SIZES.values():
         tasks = f"{size.tasks:,}" if size.tasks else "all"
-        console.print(f"  {size.name:12} {tasks} test tasks, at most {size.seeds} seeds a row", highlight=False)
+        trains = ", trains" if size.trains else ""
+        console.print(f"  {size.name:12} {tasks} test tasks, at most {size.seeds} seeds a row{trains}", highlight=False)
 
 
 def prepare_process() -> None:

@@ -235,7 +235,7 @@ def open_envs(unit: Unit) -> tuple[Any, Callable[..., Any]]:
     world = open_world(unit.source, unit.split, unit.pool_seed, unit.track)
     if unit.order:
         world = Reordered(world, unit.order)
-    return RecVectorEnv(unit.row.num_envs, world=world, task_split="test"), play
+    return RecVectorEnv(unit.row.num_envs, world=world, task_split="test", **unit.row.env), play
 
 
 @lru_cache(maxsize=4)

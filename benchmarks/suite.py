@@ -49,10 +49,29 @@ class Row:
     """Rows of one lane are played one after another by one process: they share a device or a server."""
     num_envs: int = 64
     """Episodes played at once; changes no result."""
+    env: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the environment for this row alone, such as the tools on offer; the pool is the track's."""
+    tracks: tuple[str, ...] = ()
+    """Tracks that it plays; empty: all."""
+    stage: str = ""
+    """Stage of the experiment whose policy plays it; empty: nothing is trained for it (see `benchmarks.presets`)."""
+    folders: Mapping[int, str] = field(default_factory=dict)
+    """That policy by seed, for the argument `model`; empty until it is trained."""
+    ablation: str = ""
+    """Heading of the table of ablations that it stands in; empty: it stands in the main table."""
+    reference: str = ""
+    """The row that an ablation is compared with."""
 
     def arguments(self, seed: int) -> dict[str, Any]:
         """Constructor arguments for one seed."""
         return dict(self.kwargs) | ({self.seed_argument: seed} if self.seed_argument else {})
+
+    def at(self, seed: int) -> Row:
+        """The row with its policy of a seed, known by what the folder holds; others as they are."""
+        if not self.folders:
+            return self
+        content = f"{self.content} {files_digest(Path(self.folders[seed]))}"
+        return replace(self, kwargs={**self.kwargs, "model": self.folders[seed]}, content=content, folders={})
 
     @property
     def key(self) -> str:
@@ -60,6 +79,7 @@ class Row:
         kwargs = {name: value for name, value in self.kwargs.items() if name not in self.neutral}
         content = [self.agent, kwargs, self.seed_argument, _source_digest(self.agent)]
         content += [self.content] if self.content else []
+        content += [dict(self.env)] if self.env else []
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         return f"{slug(self.name)}-{digest}"
 
@@ -97,6 +117,8 @@ class Size:
     """At most this many seeds a row."""
     tracks: tuple[str, ...] = ()
     """Tracks that are played unless others are asked for by name; empty: all."""
+    trains: bool = False
+    """Whether rows are trained for it, and parts left out of them, without being asked for by name."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +164,7 @@ class Suite:
 SIZES = {
     "quick": Size("quick", tasks=200, reorder_tasks=100, seeds=1, tracks=("pool-20",)),
     "default": Size("default", tasks=1_000, reorder_tasks=200, seeds=3),
-    "full": Size("full", tasks=None, reorder_tasks=1_000, seeds=5),
+    "full": Size("full", tasks=None, reorder_tasks=1_000, seeds=5, trains=True),
 }
 
 TRACKS = (
@@ -176,20 +198,24 @@ def model_rows(models: Sequence[str], arguments: Mapping[str, Any], num_envs: in
 
     A folder counts as another model when a byte of its files changes; a hub id is trusted to name one model.
     """
-    rows = []
-    for model in models:
-        folder = TINY if model == "tiny" else Path(model)
-        row = Row(
+    return [
+        Row(
             f"llm:{model}",
             "llm",
             kwargs={"model": model, **arguments},
-            content=f"{_version('transformers')} {_files_digest(folder) if folder.is_dir() else ''}",
+            content=content_of(model),
             neutral=("rows",),
             lane="llm",
             num_envs=num_envs,
         )
-        rows.append(row)
-    return rows
+        for model in models
+    ]
+
+
+def content_of(model: str) -> str:
+    """What results of a model depend on beside its arguments: its files, where they lie here."""
+    folder = TINY if model == "tiny" else Path(model)
+    return f"{_version('transformers')} {files_digest(folder) if folder.is_dir() else ''}"
 
 
 def endpoint_rows(url: str, models: Sequence[str], arguments: Mapping[str, Any], num_envs: int) -> list[Row]:
@@ -226,7 +252,7 @@ def _source_digest(agent: str) -> str | None:
         return None
 
 
-def _files_digest(folder: Path) -> str:
+def files_digest(folder: Path) -> str:
     """Hash of the names and contents of a folder's files, hidden ones left out."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):

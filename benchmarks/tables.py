@@ -45,15 +45,15 @@ def main_table(result: TrackResult) -> Table:
 
 def _main_line(row: RowResult, result: TrackResult) -> tuple[Cell, ...]:
     versus = row.versus.get(PRIMARY)
-    difference, effect = Cell("best baseline" if row.name == result.best_baseline else "–"), Cell("")
+    delta, effect = Cell("best baseline" if row.name == result.best_baseline else "–"), Cell("")
     if versus:
-        difference = _difference(versus.comparison, versus.p_holm)
+        delta = difference(versus.comparison, versus.p_holm)
         effect = Cell(signed(versus.comparison.effect, 2))
     seeds = f"{row.seeds} seeds" if row.seeds > 1 else ""
     return (
         Cell(row.name, seeds),
-        *(_interval(row.metrics[metric]) for metric in METRICS),
-        difference,
+        *(interval(row.metrics[metric]) for metric in METRICS),
+        delta,
         effect,
         Cell(f"{row.calls_total:.1f}"),
         Cell(_milliseconds(row.milliseconds)),
@@ -69,7 +69,7 @@ def pair_table(result: TrackResult) -> Table:
         tuple(
             (
                 Cell(f"{pair.first} − {pair.second}"),
-                _difference(pair.comparison, pair.p_holm),
+                difference(pair.comparison, pair.p_holm),
                 Cell(signed(pair.comparison.effect, 2)),
                 Cell(p_value(pair.p_holm)),
             )
@@ -180,12 +180,6 @@ def remarks(result: TrackResult) -> list[str]:
     return said
 
 
-def supplements(result: TrackResult) -> list[Table]:
-    """The tables after the main one that have lines."""
-    made = (control_table, order_table, seed_table, reward_table, pair_table)
-    return [table for table in (make(result) for make in made) if table.lines]
-
-
 def stars(p: float) -> str:
     """Significance marks."""
     return "***" if p < 0.001 else "**" if p < 0.01 else "*" if p < 0.05 else ""
@@ -213,16 +207,22 @@ def p_value(p: float) -> str:
     return "< .001" if p < 0.001 else f"{p:.3f}"
 
 
-def _interval(interval: Interval) -> Cell:
-    return Cell(number(interval.mean), _bounds(interval))
+def interval(value: Interval, digits: int = 3) -> Cell:
+    """A mean with its interval."""
+    return Cell(_separated(value.mean, digits), _bounds(value, digits))
 
 
-def _difference(comparison: Comparison, p: float) -> Cell:
+def difference(comparison: Comparison, p: float) -> Cell:
+    """A difference with its interval and marks."""
     return Cell(signed(comparison.difference.mean, 3) + stars(p), _bounds(comparison.difference))
 
 
-def _bounds(interval: Interval) -> str:
-    return f"[{number(interval.low)}, {number(interval.high)}]"
+def _bounds(value: Interval, digits: int = 3) -> str:
+    return f"[{_separated(value.low, digits)}, {_separated(value.high, digits)}]"
+
+
+def _separated(value: float, digits: int) -> str:
+    return f"{value:,.{digits}f}".replace("-", "−")
 
 
 def _milliseconds(value: float) -> str:

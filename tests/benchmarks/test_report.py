@@ -18,7 +18,8 @@ import pytest
 from rich.console import Console
 
 from agentrec_env.types import StopReason
-from benchmarks.analysis import Played, TrackResult, analyse, chance
+from benchmarks.analysis import TrackResult, analyse, chance
+from benchmarks.played import Played
 from benchmarks.records import Block, Record
 from benchmarks.report import Report, markdown
 from benchmarks.suite import METRICS, Row, Track

@@ -1,0 +1,144 @@
+"""What the evidence as written still holds: boosting on the very texts that a policy reads.
+
+A policy that calls these tools and ranks by what they wrote cannot pass the best reader of that text; boosting over its
+graded lists comes close to one. The gap to `fusion`, which has the raw numbers of all tools, is lost in
+writing; the gap from a policy to this row is its reading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentrec_env.data.view import View
+from agentrec_env.data.world import World
+from agentrec_env.tools import Tool, ToolError, call_tool, resolve_tools
+from agentrec_env.types import FloatArray, IntArray
+from agents.protocol import ScoringAgent
+from agents.teacher import PLAN
+
+_LINE = re.compile(r"^(.+?): (?=.*\[\d+\]=\d)(.*)$", re.MULTILINE)
+_SIGN = re.compile(r"\[(\d+)\]=(\d+)")
+MAX_POOLS = 5_000
+"""Pools learnt from."""
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What a list says of a candidate."""
+
+    strength: int
+    place: int
+    """1 for the first of the list."""
+
+
+class Written(ScoringAgent):
+    """LightGBM lambdarank over the graded lists that tools write of a pool; learns on valid tasks, as `fusion` does.
+
+    Args:
+        tools: Names of tools; one that wants an item is asked about the first candidate, as its lists are of all.
+        draws: Pools drawn for each valid task.
+        seed: Of LightGBM and of the parts of users.
+
+    Raises:
+        ImportError: LightGBM is not installed.
+        ValueError: On binding, for a catalogue without pools, or where tools write no lists.
+    """
+
+    def __init__(self, tools: Sequence[str] = PLAN, draws: int = 2, seed: int = 0) -> None:
+        self.tools = tuple(tools)
+        self.draws = draws
+        self.seed = seed
+        self._tools: list[Tool] = []
+        self._columns: list[str] = []
+        self._members: list[Any] = []
+
+    def fit(self, world: World) -> None:
+        """Read the pools of valid tasks and learn from them."""
+        import lightgbm
+
+        if world.catalog:
+            raise ValueError("lists are written of pools, and this track has none; use a track with candidates")
+        self._tools = list(resolve_tools(self.tools).values())
+        tasks = [(index, draw) for draw in range(self.draws) for index in range(world.num_tasks("valid"))]
+        order = np.random.default_rng([self.seed, 4]).permutation(len(tasks))[:MAX_POOLS]
+        chosen = [world.task("valid", index, draw or None) for index, draw in (tasks[i] for i in order)]
+        texts = [self._read(world.view(task)) for task in chosen]
+        self._columns = sorted({what for lists in texts for what in lists})
+        if not self._columns:
+            raise ValueError(f"the tools {', '.join(self.tools)} write no lists of candidates")
+        size = int(world.num_candidates)
+        features = np.stack([self._features(lists, size) for lists in texts])
+        relevance = np.stack([task.candidates == task.target for task in chosen]).astype(np.int8)
+        part = np.random.default_rng([self.seed, 3]).integers(5, size=world.dataset.num_users)
+        part = part[[task.user for task in chosen]]
+        parameters = {
+            "objective": "lambdarank",
+            "metric": "ndcg",
+            "eval_at": [10],
+            "learning_rate": 0.1,
+            "num_leaves": 15,
+            "min_data_in_leaf": 100,
+            "lambda_l2": 5.0,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": 1,
+            "seed": self.seed,
+            "verbose": -1,
+        }
+        self._members = []
+        for member in range(5):
+            if not 0 < int((part == member).sum()) < len(part):
+                continue  # so few users that one part has none, or all
+            sets: list[Any] = []
+            for mask in (part != member, part == member):
+                rows = features[mask].reshape(-1, features.shape[2])
+                labels, groups = relevance[mask].ravel(), np.full(int(mask.sum()), size)
+                sets.append(lightgbm.Dataset(rows, labels, group=groups, reference=sets[0] if sets else None))
+            stop = lightgbm.early_stopping(30, verbose=False)
+            self._members.append(lightgbm.train(parameters, sets[0], 500, valid_sets=[sets[1]], callbacks=[stop]))
+
+    def scores(self, view: View, items: IntArray) -> FloatArray:
+        """By the text alone; `items` are the candidates."""
+        rows = self._features(self._read(view), len(items))
+        found = [np.asarray(member.predict(rows, num_threads=1)) for member in self._members]
+        return np.sum(found, axis=0, dtype=np.float64) if found else np.zeros(len(items))
+
+    def _read(self, view: View) -> dict[str, dict[int, Sign]]:
+        """Signs by list and candidate number."""
+        return {
+            f"{tool.name}, {what}": signs
+            for tool in self._tools
+            for what, signs in graded_lists(_output(tool, view)).items()
+        }
+
+    def _features(self, lists: dict[str, dict[int, Sign]], size: int) -> NDArray[np.float32]:
+        """float32 [C, 2 L]: strength (0 where a list does not name the candidate) and place (nan there)."""
+        table = np.zeros((size, 2 * len(self._columns)), np.float32)
+        table[:, len(self._columns) :] = np.nan
+        for column, what in enumerate(self._columns):
+            for number, sign in lists.get(what, {}).items():
+                table[number - 1, [column, len(self._columns) + column]] = sign.strength, sign.place
+        return table
+
+
+def graded_lists(text: str) -> dict[str, dict[int, Sign]]:
+    """What each line `what: [3]=8 [12]=5; others 0` says, by candidate number."""
+    found: dict[str, dict[int, Sign]] = {}
+    for what, rest in _LINE.findall(text):
+        signs = _SIGN.findall(rest)
+        found[what] = {int(number): Sign(int(level), place) for place, (number, level) in enumerate(signs, 1)}
+    return found
+
+
+def _output(tool: Tool, view: View) -> str:
+    required = tool.schema["function"]["parameters"].get("required", [])
+    try:
+        return call_tool(tool, view, dict.fromkeys(required, "[1]"))
+    except ToolError:
+        return ""

@@ -1,0 +1,153 @@
+"""What a command line asks for, and what it is told that it leaves out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agentrec_env.data.dataset import Dataset
+from agentrec_env.data.world import World
+from agentrec_env.vector import RecVectorEnv
+from agents.play import play
+from benchmarks import run_all
+from benchmarks.ceiling import Sign, Written, graded_lists
+from benchmarks.options import parse_arguments
+from benchmarks.selection import Selection, select
+from benchmarks.suite import DEFAULT, SIZES
+from tests.benchmarks.test_run_all import numbers
+
+
+def chosen(*arguments: str) -> Selection:
+    options = parse_arguments([*arguments, "--out", "nowhere"])
+    return select(options, SIZES["quick" if options.quick else "full" if options.full else "default"])
+
+
+def names(selection: Selection, source: str = "synthetic") -> set[str]:
+    return {row.name for row in selection.of(source)}
+
+
+CLASSICAL = {row.name for row in DEFAULT.rows}
+
+
+def test_a_plain_run_plays_the_embedded_policy_and_trains_nothing() -> None:
+    plain = chosen()
+    assert names(plain) == CLASSICAL | {"no-tools", "frozen"}
+    assert not plain.trains
+    told = " ".join(plain.left_out)
+    assert "grpo+ppr" in told
+    assert "--full" in told
+    assert "--ablations" in told
+    assert names(plain, "reviews.csv") == CLASSICAL, "the embedded policy knows one world"
+    quick = chosen("--quick", "--dataset", "reviews.csv")
+    assert "Tracks that are not played: pool-100, catalogue." in quick.left_out
+    assert any("does not play on other data" in said for said in quick.left_out)
+    assert [track.name for track in quick.tracks] == ["pool-20"]
+
+
+def test_a_full_run_has_all_rows() -> None:
+    full = chosen("--full")
+    rows = {row.name: row for row in full.rows}
+    assert {"sft", "ppo", "grpo", "grpo+grpo", "grpo+ppr", "grpo+dpo", "written evidence", "ppr, top negative"} <= set(
+        rows
+    )
+    assert full.trains
+    assert names(full) == names(full, "reviews.csv") == set(rows)
+    assert all(
+        row.seeds == (1 if "tool" in row.ablation else 3) for row in full.rows if row.stage and "," not in row.name
+    )
+    alone = [row for row in full.rows if row.ablation == "Each tool alone: grpo+ppr"]
+    assert len(alone) == 11
+    assert {row.stage for row in alone} == {"ppr"}
+    headings = {row.ablation for row in full.rows}
+    assert {"Each tool alone: scripted", "Each tool left out: scripted", "Each tool left out: grpo+ppr"} <= headings
+    assert len(rows) == len(full.rows)
+    own = chosen("--full", "--model", "org/model", "--model-args", '{"device": "cpu"}', "--train-seeds", "5")
+    rows = {row.name: row for row in own.rows}
+    assert rows["frozen"].kwargs == {"model": "org/model", "temperature": 0.0, "device": "cpu"}
+    assert rows["grpo"].seeds == 5
+    assert own.experiment.model == "org/model"
+    assert own.experiment.seeds == (0, 1, 2, 3, 4)
+    assert not any(name.startswith("llm:") for name in rows)
+
+
+def test_parts_of_the_suite_by_name() -> None:
+    assert names(chosen("--only", "frozen", "fusion", "pool-20")) == {"frozen", "fusion"}
+    trained = chosen("--only", "grpo", "fusion")
+    assert names(trained) == {"grpo", "fusion"}
+    assert trained.trains
+    assert not trained.left_out
+    assert names(chosen("--train")) == CLASSICAL | {
+        *("no-tools", "frozen", "sft", "ppo", "grpo", "grpo+grpo", "grpo+dpo", "grpo+ppr", "written evidence")
+    }
+    parts = chosen("--ablations")
+    assert {row.ablation for row in parts.rows} == {
+        "",
+        *(f"Each tool {how}: {name}" for how in ("alone", "left out") for name in ("scripted", "frozen")),
+    }
+    assert "llm:tiny" in names(chosen("--model", "tiny"))
+    assert "frozen" not in names(chosen("--model", "tiny"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--train", "--model", "a", "--model", "b"], "one model is trained at a time"),
+        (["--preset", "paper"], "add --train or --full"),
+        (["--only", "gpro"], "Did you mean 'grpo'"),
+        (["--train-seeds", "0"], "at least one"),
+        (["--train", "--train-args", '{"grop": {}}'], "Did you mean 'grpo'"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        chosen(*arguments)
+
+
+def test_the_plan_is_printed_and_nothing_is_done(
+    source: str,
+    tmp_path: Path,
+    stand_in: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    command = ["--dataset", source, "--full", "--dry-run", "--out", str(out), "--train-steps", "2"]
+    assert run_all.main([*command, "--train-args", '{"grpo": {"algorithm": {"groups": 5}}}']) == 0
+    shown = capsys.readouterr().out
+    assert "grpo-leave-one-out seed 1: grpo, after sft, 2 steps, 80 episodes, at most 327,680 tokens" in shown
+    assert "ppo                seed 0: ppo, after sft, 2 steps, 80 episodes" in shown
+    assert "from tiny" in shown
+    assert "written evidence" in shown
+    assert not out.exists()
+
+
+def test_a_run_without_training_says_so_in_its_report(source: str, tmp_path: Path, stand_in: Any) -> None:
+    out = tmp_path / "out"
+    assert run_all.main(["--dataset", source, "--quick", "--jobs", "0", "--tasks", "32", "--out", str(out)]) == 0
+    assert "Nothing is trained here" in (out / "report.md").read_text()
+    assert "Nothing is trained here" in (out / "report.html").read_text()
+    (track,) = numbers(out)["results"]
+    assert {cut["title"] for cut in track["strata"]} >= {"the user's history", "how far the tools disagree"}
+
+
+def test_lists_are_read_as_they_are_written() -> None:
+    text = "Scores, strength 1 to 8.\nshared buyers: [3]=8 [12]=5; others 0\ncomes next: none\nlast: [1]=1"
+    assert graded_lists(text) == {"shared buyers": {3: Sign(8, 1), 12: Sign(5, 2)}, "last": {1: Sign(1, 1)}}
+
+
+def test_a_reader_of_the_text_beats_chance_where_the_text_tells(tiny: Dataset) -> None:
+    world = World(tiny, num_candidates=8)
+    agent = Written(tools=["score_candidates", "get_item_stats"])
+    first, second = (
+        [episode.ranking for episode in play(RecVectorEnv(4, world=world, task_split="test"), agent, range(10), seed)]
+        for seed in (0, 0)
+    )
+    assert first == second
+    assert all(len(ranking) == 8 for ranking in first)
+    with pytest.raises(ValueError, match="no lists of candidates"):
+        Written(tools=["get_user_profile"]).fit(world)
+    with pytest.raises(ValueError, match="has none"):
+        Written().fit(World(tiny, num_candidates="catalog"))
+    assert np.isfinite([len(ranking) for ranking in first]).all()
