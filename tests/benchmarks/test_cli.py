@@ -435,16 +435,18 @@ class Terminal:
 @pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals")
 def test_a_person_plays_in_a_terminal() -> None:
     terminal = Terminal([sys.executable, "-m", "benchmarks.cli", "play", *SMALL])
+    terminal.until("help lists what you can type.")
     terminal.until("> ")
     assert "\x1b[1m" in terminal.seen, "headings are bold"
     terminal.type("get_user_p\t\n")
-    terminal.until("categories")
+    terminal.until("Categories")
     terminal.until("> ")
     terminal.type("1 2 3 4 5\n")
     terminal.until("the user took this")
     assert terminal.end() == 0
     assert "item_knn" in terminal.seen
     stopped = Terminal([sys.executable, "-m", "benchmarks.cli", "play", *SMALL])
+    stopped.until("help lists what you can type.")
     stopped.until("> ")
     stopped.type("\x03")
     assert stopped.end() == 130
