@@ -78,11 +78,11 @@ def test_a_killed_experiment_goes_on_to_the_same_results(source: str, tmp_path: 
     settings = {**SMALL, "*": {**SMALL["*"], "checkpoint_every": 1, "steps": 3}}
     rows = ["--only", "pool-20", "grpo", "popularity"]
 
-    def told(out: str) -> list[str]:
-        return command(source, tmp_path / out, "--jobs", "1", *rows, settings=settings)
+    def told(out: str, jobs: int) -> list[str]:
+        return command(source, tmp_path / out, "--jobs", str(jobs), *rows, settings=settings)
 
-    first = start(told("killed"), tmp_path)
-    deadline = time.monotonic() + 120
+    first = start(told("killed", 1), tmp_path)
+    deadline = time.monotonic() + 200
     while not list(tmp_path.glob("killed/training/*/grpo/seed0/checkpoints/step-*")) and time.monotonic() < deadline:
         assert first.poll() is None, (tmp_path / "told.txt").read_text()
         time.sleep(0.02)
@@ -92,7 +92,7 @@ def test_a_killed_experiment_goes_on_to_the_same_results(source: str, tmp_path: 
     assert (run / "claim.json").is_file()
     assert not (run / "done.json").is_file()
     for out in ("killed", "whole"):
-        assert start(told(out), tmp_path).wait(timeout=200) == 0, (tmp_path / "told.txt").read_text()
+        assert start(told(out, 0), tmp_path).wait(timeout=200) == 0, (tmp_path / "told.txt").read_text()
     assert not (run / "claim.json").exists()
     weights = [
         next(tmp_path.glob(f"{out}/training/*/grpo/seed0/model/model.safetensors")).read_bytes()

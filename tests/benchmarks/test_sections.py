@@ -1,0 +1,214 @@
+"""Sections of the report: kinds of tasks, what a part is worth, what a request costs; and how they are shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agentrec_env.data.dataset import Dataset
+from agentrec_env.data.world import World
+from agentrec_env.metrics import from_ranks
+from agentrec_env.tools import TOOLS
+from agentrec_env.types import StopReason
+from benchmarks import strata
+from benchmarks.ablations import ablate, tool_rows
+from benchmarks.analysis import analyse
+from benchmarks.costs import costs
+from benchmarks.curves import Curve, TrainingResult
+from benchmarks.page import page
+from benchmarks.played import Played
+from benchmarks.plots import training_calls
+from benchmarks.records import Block, Record
+from benchmarks.report import Report, markdown, to_json
+from benchmarks.suite import DEFAULT, Row, Track
+from tests.benchmarks.test_report import HOSTILE
+
+TRACK = Track("pool-20", "1 positive and 19 negatives", {"num_candidates": 20})
+
+
+def block(ranks: list[int], calls: int = 0, tokens: int | None = None) -> Block:
+    """Tasks 0, 1, … whose positive ended at these ranks."""
+    records = [
+        Record(
+            task=task,
+            user=f"u{task}",
+            target=0,
+            place=task % 20,
+            ranking=(0,),
+            rank=rank,
+            metrics={},
+            calls={"score_candidates": calls} if calls else {},
+            stop=str(StopReason.ANSWERED),
+            turns=1,
+            seconds=0.25,
+            reward=0.0,
+            terms={},
+            read=tokens,
+            written=tokens and tokens // 10,
+        )
+        for task, rank in enumerate(ranks)
+    ]
+    return Block(tuple(range(len(ranks))), 1.0, 0.0, tuple(records))
+
+
+def drawn(seed: int, count: int = 60, worst: int = 10) -> list[int]:
+    return [int(rank) for rank in np.random.default_rng(seed).integers(1, worst + 1, size=count)]
+
+
+def test_a_part_is_compared_on_the_seeds_that_both_have() -> None:
+    full = Row("full", "llm")
+    part = Row("without", "llm", ablation="Parts", reference="full")
+    lucky = [1] * 60
+    played = [
+        Played(full, {0: [block(drawn(0))], 1: [block(lucky)]}),
+        Played(part, {0: [block(drawn(0))]}),
+        Played(Row("worse", "llm", ablation="Parts", reference="full"), {0: [block([0] * 60)], 1: [block([0] * 60)]}),
+        Played(Row("alone", "llm", ablation="Others", reference="absent"), {0: [block(drawn(1), calls=3)]}),
+    ]
+    parts, others = ablate(played, np.random.default_rng(0))
+    assert (parts.title, parts.reference) == ("Parts", "full")
+    same, worse = parts.parts
+    assert same.differences["ndcg@10"].difference.mean == 0, "the luck of seed 1 is no part's worth"
+    assert parts.metrics["hit@1"].mean == pytest.approx((np.mean(np.array(drawn(0)) == 1) + 1) / 2)
+    assert worse.differences["hit@1"].difference.mean == pytest.approx(-parts.metrics["hit@1"].mean)
+    assert worse.p_holm["ndcg@10"] >= worse.differences["ndcg@10"].p
+    assert worse.seeds == 2
+    assert not others.metrics
+    assert not others.parts[0].differences
+    assert others.parts[0].calls == 3
+
+
+def test_each_tool_is_offered_alone_and_left_out() -> None:
+    scripted = next(row for row in DEFAULT.rows if row.name == "scripted")
+    names = set(TOOLS.names())
+    rows = tool_rows(scripted)
+    alone = {row.name: row for row in rows if row.ablation.startswith("Each tool alone")}
+    assert {tuple(row.env["tools"]) for row in alone.values()} == {(name,) for name in names}
+    assert all(row.kwargs["tools"] == row.env["tools"] for row in alone.values())
+    without = [row for row in rows if row.ablation.startswith("Each tool left out")]
+    for row in without:
+        (tool,) = names - set(row.env["tools"])
+        assert tool in row.name
+        assert tool not in row.kwargs["tools"]
+        assert len(row.kwargs["tools"]) == 3
+    policy = Row("frozen", "llm", kwargs={"model": "tiny"}, lane="llm")
+    rows = tool_rows(policy)
+    assert len(rows) == 2 * len(names)
+    assert {row.reference for row in rows} == {"frozen"}
+    assert len({row.key for row in (*rows, policy)}) == 2 * len(names) + 1
+
+
+@pytest.fixture(scope="module")
+def world(tiny: Dataset) -> World:
+    return World(tiny, num_candidates=8)
+
+
+def test_kinds_follow_from_the_data(world: World) -> None:
+    tasks = range(world.num_tasks("test"))
+    _, names, code = strata.by_history(world, tasks)
+    known = np.array([len(world.view(world.task("test", task)).known) for task in tasks])
+    assert len(names) == 4
+    assert ((known <= 2) == (code == 0)).all()
+    assert (((known >= 6) & (known <= 10)) == (code == 2)).all()
+    _, names, code = strata.by_popularity(world, tasks)
+    popularity = world.split.evidence(0).popularity
+    taken = np.array([popularity[world.task("test", task).target] for task in tasks])
+    assert ((taken == 0) == (code == 2)).all()
+    if (code == 0).any() and (code == 1).any():
+        assert taken[code == 0].min() > taken[code == 1].max()
+    seen = popularity[popularity > 0]
+    least = taken[code == 0].min() if (code == 0).any() else seen.max()
+    assert (seen >= least).mean() >= 0.1
+    _, names, code = strata.by_disagreement(world, tasks) or ("", [], np.zeros(0))
+    assert abs(np.bincount(code, minlength=3) - len(code) / 3).max() <= 1
+
+
+def test_signals_that_agree_do_not_disagree(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strata, "SIGNALS", ["popularity", "popularity", "popularity_evidence"])
+    for task in range(5):
+        assert -1e-9 <= strata.disagreement(world, task) <= 1
+    monkeypatch.setattr(strata, "SIGNALS", ["popularity", "popularity"])
+    assert strata.disagreement(world, 0) == pytest.approx(0)
+    monkeypatch.setattr(strata, "SIGNALS", [lambda view, items: items, lambda view, items: -items])
+    assert strata.disagreement(world, 0) == pytest.approx(2)
+
+
+def test_kinds_add_up_to_the_whole(world: World) -> None:
+    count = world.num_tasks("test")
+    ranks = {name: drawn(seed, count, 12) for seed, name in enumerate(("a", "b", "best"))}
+    ranks = {name: [rank if rank <= 10 else 0 for rank in each] for name, each in ranks.items()}
+    played = [Played(Row(name, "x"), {0: [block(each)]}) for name, each in ranks.items()]
+    for cut in strata.stratify(world, played, "best", np.random.default_rng(0)):
+        assert all(kind.tasks >= strata.LEAST for kind in cut.kinds)
+        if sum(kind.tasks for kind in cut.kinds) < count:
+            continue
+        for name, each in ranks.items():
+            whole = from_ranks(np.array(each), ["ndcg@10"])["ndcg@10"].mean()
+            assert sum(kind.tasks * kind.means[name].mean for kind in cut.kinds) / count == pytest.approx(whole)
+        assert set(cut.kinds[0].differences) == {"a", "b"}
+        assert cut.kinds[0].differences["a"].difference.mean == pytest.approx(
+            cut.kinds[0].means["a"].mean - cut.kinds[0].means["best"].mean
+        )
+
+
+def test_costs_are_counted_where_everybody_counted() -> None:
+    played = [
+        Played(Row("local", "llm"), {0: [block(drawn(0), calls=3, tokens=100)], 1: [block(drawn(1), 1, 300)]}),
+        Played(Row("classical", "x"), {0: [block(drawn(2))]}),
+        Played(Row("half", "endpoint"), {0: [block([1], tokens=100), block([2])] * 30}),
+    ]
+    local, classical, half = costs(played, np.random.default_rng(0))
+    assert local.calls.mean == 2
+    assert local.read is not None
+    assert local.read.mean == 200
+    assert local.read.low < 200 < local.read.high
+    assert local.written is not None
+    assert local.written.mean == 20
+    assert classical.read is None
+    assert half.read is None
+    assert classical.milliseconds.mean == 250
+
+
+def test_the_best_baseline_is_chosen_on_other_tasks() -> None:
+    first, second = [1, 10] * 30, [10, 1] * 30
+
+    def result(baselines: dict[str, list[int]]) -> Any:
+        played = [Played(Row(name, name, "baseline"), {0: [block(ranks)]}) for name, ranks in baselines.items()]
+        played.append(Played(Row("agent", "agent"), {0: [block([2] * 60)]}))
+        return analyse("d", TRACK, "p", played, {}, [], np.random.default_rng(0))
+
+    clear = result({"good": [1] * 60, "bad": first})
+    assert clear.best_baseline == "good"
+    # On even tasks the first is right, on odd ones the second: each is chosen for the half on which it is wrong.
+    split = result({"even": first, "odd": second})
+    assert split.best_baseline == "odd | even"
+    agent = next(row for row in split.rows if row.name == "agent")
+    tenth = from_ranks(np.array([10, 2]), ["ndcg@10"])["ndcg@10"]
+    assert agent.versus["ndcg@10"].comparison.difference.mean == pytest.approx(tenth[1] - tenth[0])
+    assert {row.name for row in split.rows} == {"even", "odd", "agent"}
+
+
+def test_sections_are_shown_and_escaped(world: World) -> None:
+    count = world.num_tasks("test")
+    played = [
+        Played(Row("fusion", "fusion", "baseline"), {0: [block(drawn(0, count))]}),
+        Played(Row(HOSTILE, "llm"), {0: [block(drawn(1, count), 2, 90)], 1: [block(drawn(2, count), 2, 90)]}),
+        Played(Row("part", "llm", ablation=f"Parts {HOSTILE}", reference=HOSTILE), {0: [block(drawn(3, count))]}),
+    ]
+    result = analyse("data", TRACK, "p", played, {}, [], np.random.default_rng(0), world)
+    assert {row.name for row in result.rows} == {"fusion", HOSTILE}
+    curve = Curve("grpo", "grpo", "sft", 3, [0, 5, 10], {HOSTILE: [1, 2, 3]}, [0.1] * 3, {0: 0.4}, [0.5], 1e6, 60)
+    trained = [TrainingResult("data", [curve], [f"remark {HOSTILE}"])]
+    report = Report([result], {}, training=trained, left_out=["No rows are trained."])
+    text, html = markdown(report), page("t", [result], [], {}, None, trained, ["No rows are trained."])
+    for shown in (text, html):
+        assert "<script>" not in shown.replace("\\<", "")
+        assert "No rows are trained." in shown
+        assert "Cost of a request" in shown
+        assert "the user" in shown
+        assert "tools disagree" in shown
+        assert "1,000,000" in shown
+    assert "polyline" in training_calls(curve)
+    assert '"left_out"' in to_json(report)
