@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -400,35 +400,36 @@ class Terminal:
             os.environ.update(TERM="xterm-256color", COLUMNS="100", LINES="50")
             os.execv(command[0], command)
         self._child = child
+        self._found = 0
         self.seen = ""
 
-    def until(self, text: str, seconds: float = 50) -> None:
-        """Read until `text` is seen after what was seen before."""
-        self._read(lambda fresh: text in fresh, seconds, text)
+    def until(self, text: str) -> None:
+        """Read until `text` comes after what was found before."""
+        while (found := self.seen.find(text, self._found)) < 0:
+            assert self._read(), f"it ended before {text!r}: {self.seen[self._found :]!r}"
+        self._found = found + len(text)
 
     def type(self, text: str) -> None:
         os.write(self._handle, text.encode())
 
     def end(self) -> int:
         """Read the rest; the exit code."""
-        self._read(lambda fresh: False, 50, "")
+        while self._read():
+            pass
         return os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
 
-    def _read(self, enough: Callable[[str], bool], seconds: float, what: str) -> None:
+    def _read(self) -> bool:
+        """Read what there is; whether the program still runs."""
         import select
 
-        begin = len(self.seen)
-        while not enough(self.seen[begin:]):
-            if not select.select([self._handle], [], [], seconds)[0]:
-                raise TimeoutError(f"{what!r} did not come; seen: {self.seen[begin:]!r}")
-            try:
-                data = os.read(self._handle, 65536)
-            except OSError:  # the terminal of a program that has ended
-                data = b""
-            if not data:
-                assert not what, f"it ended before {what!r}: {self.seen[begin:]!r}"
-                return
-            self.seen += data.decode("utf-8", "replace")
+        if not select.select([self._handle], [], [], 50)[0]:
+            raise TimeoutError(f"nothing more came; seen: {self.seen[self._found :]!r}")
+        try:
+            data = os.read(self._handle, 65536)
+        except OSError:  # the terminal of a program that has ended
+            return False
+        self.seen += data.decode("utf-8", "replace")
+        return bool(data)
 
 
 @pytest.mark.slow
