@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 
 from agentrec_env.registry import did_you_mean
 
@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
             self.error(did_you_mean("option", wrong.split("=")[0], options, f"See {self.prog} --help."))
         return known
 
-    def error(self, message: str) -> Any:
+    def error(self, message: str) -> NoReturn:
         """Say what was wrong and exit with 2."""
         self.exit(2, f"{self.prog}: {message}\n")
 

@@ -111,7 +111,7 @@ def _same_weights(one: Path, other: Path) -> bool:
     if names[0] != names[1] or not names[0]:
         return False
     for name in names[0]:
-        with safe_open(one / name, "pt") as ours, safe_open(other / name, "pt") as theirs:  # type: ignore[no-untyped-call]
+        with safe_open(one / name, "pt") as ours, safe_open(other / name, "pt") as theirs:
             if sorted(ours.keys()) != sorted(theirs.keys()):
                 return False
             for key in ours.keys():  # noqa: SIM118 - no mapping

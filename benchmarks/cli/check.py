@@ -43,8 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     from agentrec_env.data.report import DataError
 
     console = Console(highlight=False, soft_wrap=True)
+    failures: Sequence[str] = ()
     try:
-        passed, failures = CHECKS[options.kind](options.name, options.args), ()
+        passed = CHECKS[options.kind](options.name, options.args)
     except ConformanceError as error:
         passed, failures = list(error.passed), error.failures
     except (UnknownNameError, DataError, TypeError, ValueError) as error:

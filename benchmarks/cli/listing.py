@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -106,7 +107,7 @@ def _algorithms(_: bool) -> Lines:
     return _described(ALGORITHMS)
 
 
-def _described(registry: Registry[object]) -> Lines:
+def _described(registry: Registry[Any]) -> Lines:
     for name in registry.names():
         yield name, registry.describe(name).replace("`", "")
 

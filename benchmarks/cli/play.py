@@ -97,7 +97,7 @@ def _arguments(options: Any) -> dict[str, Any]:
     given = {"task_split": "test", "dataset": options.dataset, "split": options.split, "tools": options.tools}
     if options.candidates is not None:
         given["num_candidates"] = int(options.candidates) if options.candidates.isdecimal() else options.candidates
-    return {name: value for name, value in given.items() if value is not None} | options.env
+    return {name: value for name, value in given.items() if value is not None} | dict(options.env)
 
 
 def _play(env: RecEnv, screen: Screen, console: Console) -> bool:
