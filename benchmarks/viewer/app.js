@@ -80,6 +80,7 @@ const KEYS = {
   "/": () => { show("episodes"); field.focus(); field.select(); },
   f: () => toggleFilters(),
   r: () => { shown.raw = !shown.raw; drawEpisode(); },
+  l: () => $(".ranking")?.scrollIntoView({ block: "center" }),
   p: () => { shown.prompt = !shown.prompt; drawEpisode(); },
   t: () => show(app.dataset.tab === "training" ? "episodes" : "training"),
   "?": () => help.showModal(),

@@ -105,7 +105,9 @@ def _data(collection: Collection) -> tuple[str, list[str]]:
     columns: dict[str, list[Any]] = {
         name: [] for name in ("player", "task", "reward", "rank", "stop", "calls", "seconds", "toolset", "tokens")
     }
-    chunks, starts, open_chunk = [], [], _Chunk()
+    chunks: list[str] = []
+    starts: list[int] = []
+    open_chunk = _Chunk()
     for number, one in enumerate(collection.played):
         episode = one.episode
         used = sorted({tools[call.name] for turn in episode.turns for call in turn.calls})
