@@ -124,7 +124,7 @@ def test_each_part_is_checked(site: Path, tmp_path: Path, kind: str, name: str) 
 
 @pytest.mark.slow
 def test_an_agent_is_compared_on_a_dataset(site: Path, tmp_path: Path) -> None:
-    chosen = ["--quick", "--tasks", "24", "--jobs", "1", "--only", "popularity", "random", "--out", "out"]
+    chosen = ["--quick", "--tasks", "24", "--jobs", "1", "--only", "pool-20", "popularity", "random", "--out", "out"]
     agentrec(
         site, tmp_path, "run", *chosen, "--agent", "my_shop.agent:latest_first", "--dataset", "my_shop.dataset:sales"
     )
@@ -160,4 +160,4 @@ def test_an_algorithm_trains_with_all_of_them(site: Path, tmp_path: Path) -> Non
     (step,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert step["sampled_tokens"] > 0
     card = (tmp_path / "run" / "model" / "README.md").read_text()
-    assert "agentrec train my_shop.algorithm:Sharper --power 3.0" in card
+    assert "agentrec train my_shop.algorithm:Sharper --groups 2 --group-size 2 --power 3.0 " in card
