@@ -18,6 +18,7 @@ from agentrec_env.data.view import View
 from agentrec_env.data.world import World
 from agentrec_env.dialogue.core import SEATS, Dialogue, Seat
 from agentrec_env.dialogue.scenario import DialogueConfig, DialogueScenario
+from agentrec_env.dialogue.user import UserSeat
 from agentrec_env.spaces import Unicode
 from agentrec_env.transcript import transcript
 from agentrec_env.types import StopReason
@@ -62,6 +63,10 @@ class _Seats(EzPickle):
     def tool_schemas(self) -> list[dict[str, Any]]:
         """JSON schemas of the recommender's tools, as chat templates take them."""
         return [dict(tool.schema) for tool in self.scenario.rules.tools.values()]
+
+    def seat(self, agent: str) -> _Seats | UserSeat:
+        """What an agent that has `bind` binds to in that seat."""
+        return UserSeat(self.world) if agent == "user" else self
 
     def session(self, row: int) -> Dialogue:
         """The dialogue, for judges and for agents that `bind`; there is one row."""

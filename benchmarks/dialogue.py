@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ if __package__ in (None, ""):  # python benchmarks/dialogue.py
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agentrec_env.dialogue.env import DialogueVectorEnv
 from agentrec_env.dialogue.user import NOT_SAID, ScriptedUser, Taste
@@ -95,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(tasks: int, seeds: int, envs: int, **kwargs: Any) -> dict[str, Any]:
-    """Play all rows.
+    """Play all rows and report.
 
     Args:
         tasks: how many of the test split, or all where it has fewer.
@@ -105,27 +104,39 @@ def run(tasks: int, seeds: int, envs: int, **kwargs: Any) -> dict[str, Any]:
     """
     total = DialogueVectorEnv(1, task_split="test", **kwargs).num_tasks
     drawn = np.sort(np.random.default_rng(0).permutation(total)[:tasks]).tolist()
-    values: dict[tuple[str, str], NDArray[np.float64]] = {}
-    for row in ROWS:
-        played = [
-            play(
-                DialogueVectorEnv(envs, task_split="test", user=row.user(seed=seed), **kwargs),
-                make(row.agent),
-                drawn,
-                seed,
-            )
-            for seed in range(seeds)
-        ]
-        for metric in METRICS:
-            values[row.name, metric] = np.array([[_value(episode, metric) for episode in one] for one in played])
-    bootstrap = PairedBootstrap(values, np.random.default_rng(0))
+    values = {row.name: [play_row(row, seed, drawn, envs, **kwargs) for seed in range(seeds)] for row in ROWS}
+    return summary(values, kwargs)
+
+
+def play_row(row: Row, seed: int, tasks: Sequence[int], envs: int, **kwargs: Any) -> dict[str, list[float]]:
+    """One row with one seed of agent and user: metric -> a value for each of `tasks`."""
+    played = play(
+        DialogueVectorEnv(envs, task_split="test", user=row.user(seed=seed), **kwargs), make(row.agent), tasks, seed
+    )
+    return {metric: [_value(episode, metric) for episode in played] for metric in METRICS}
+
+
+def summary(values: Mapping[str, Sequence[Mapping[str, Sequence[float]]]], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Means, intervals and tests.
+
+    Args:
+        values: row -> what `play_row` gave for each seed, on the same tasks.
+        kwargs: of the environment, for the protocol.
+    """
+    arrays = {
+        (name, metric): np.array([one[metric] for one in played])
+        for name, played in values.items()
+        for metric in METRICS
+    }
+    seeds, tasks = next(iter(arrays.values())).shape
+    bootstrap = PairedBootstrap(arrays, np.random.default_rng(0))
     pairs = [((first, "ndcg@10"), (second, "ndcg@10")) for first, second in PAIRS]
     comparisons = compare(bootstrap, pairs, np.random.default_rng(1))
     adjusted = holm([comparison.p for comparison in comparisons])
     return {
-        "protocol": f"AgentRec-AmazonDialogue-v0, {kwargs}, task_split test, {len(drawn)} tasks, pool of 20, uniform "
+        "protocol": f"AgentRec-AmazonDialogue-v0, {dict(kwargs)}, task_split test, {tasks} tasks, pool of 20, uniform "
         f"negatives, seed 0; {seeds} seeds of agent and user; 95 % two-way paired bootstrap intervals",
-        "tasks": len(drawn),
+        "tasks": tasks,
         "seeds": seeds,
         "rows": [
             {"name": row.name, "about": row.about}

@@ -12,7 +12,7 @@ from agentrec_env.actions import Action
 from agentrec_env.data.world import World
 from agentrec_env.dialogue.core import Dialogue, DialogueRules
 from agentrec_env.dialogue.scenario import DialogueConfig, DialogueScenario
-from agentrec_env.dialogue.user import make_user
+from agentrec_env.dialogue.user import UserSeat, make_user
 from agentrec_env.env import RecEnv
 from agentrec_env.scenario import Scenario
 from agentrec_env.session import Step
@@ -47,6 +47,8 @@ class _Answered(DialogueScenario):
     def __init__(self, kwargs: Mapping[str, Any], world: World | None, user: Any, rows: int) -> None:
         super().__init__(DialogueConfig.from_kwargs(kwargs), world)
         self._user, self._rows = make_user(user), count()
+        if hasattr(self._user, "bind"):
+            self._user.bind(UserSeat(self.world))
         self._user.reset(rows, self.config.seed)
 
     def session(self) -> AnsweredDialogue:
@@ -86,7 +88,11 @@ class DialogueEnv(RecEnv):
 
 
 class DialogueVectorEnv(RecVectorEnv):
-    """`num_envs` rows of `DialogueEnv`; one agent sits in the user's seat of all, asked a row at a time."""
+    """`num_envs` rows of `DialogueEnv`; one agent sits in the user's seat of all, asked a row at a time.
+
+    With it `agents.play` plays any two agents: one is played, the other is `user`. A user that raises ends its row with
+    `stop` "environment_error", which is not the recommender's fault.
+    """
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from agentrec_env.data.world import World
 from agentrec_env.registry import Registry
 
 NOT_SAID = "I cannot say."
@@ -114,6 +115,28 @@ def _taste(text: str) -> Taste:
     unknown = dict.fromkeys(("title", *_TOPICS), "unknown")
     key = zlib.crc32(text.partition("\n\nThe recommender asks: ")[0].encode())
     return Taste(key, unknown | facts, int(patience[1]) if patience else 0)
+
+
+@dataclass(frozen=True)
+class UserRules:
+    """What language-model agents read of the rules when they bind: the user's prompt says all, and it has no tools."""
+
+    text: str = ""
+    max_calls: int = 0
+
+
+@dataclass(frozen=True)
+class UserSeat:
+    """What an agent in the user's seat binds to, where a recommender binds to the environment."""
+
+    world: World
+    rules: UserRules = UserRules()
+    tool_schemas: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def scenario(self) -> UserSeat:
+        """Itself: where agents look for `rules`."""
+        return self
 
 
 USERS: Registry[Any] = Registry("user")
