@@ -133,10 +133,10 @@ def native_rules(mode: Mode, max_calls: int, candidates: int, submit: str) -> st
         candidates: C, the size of the pool.
         submit: Name of the call that answers.
     """
-    answer = f"all {submit} with {_SUBMITTED[mode].format(candidates=candidates)}. That ends the task."
+    answer = f"{submit} with {_SUBMITTED[mode].format(candidates=candidates)}. That ends the task."
     if not max_calls:
-        return f"C{answer}"
-    return f"You may make up to {max_calls} calls of the other tools in all. Then c{answer}"
+        return f"Call {answer}"
+    return f"You may make up to {max_calls} calls of the other tools in all. Then call {answer}"
 
 
 def tool_line(schema: Mapping[str, Any]) -> str:
