@@ -13,10 +13,10 @@ from tests.algos.small import learner, settings
 
 
 def test_each_evaluation_keeps_its_episodes(tmp_path: Path) -> None:
-    run = learner(settings(ListwiseGRPO(groups=2, group_size=2), tmp_path / "run", steps=2, evaluate_every=2))
+    run = learner(settings(ListwiseGRPO(groups=2, group_size=2), tmp_path / "run", steps=1, evaluate_every=1))
     run.train()
     paths = sorted((tmp_path / "run" / "episodes").iterdir())
-    assert [path.name for path in paths] == ["step-00000000.jsonl.gz", "step-00000002.jsonl.gz"]
+    assert [path.name for path in paths] == ["step-00000000.jsonl.gz", "step-00000001.jsonl.gz"]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
     judged = [line for line in lines if "valid/reward" in line]
     for path, figures in zip(paths, judged, strict=True):

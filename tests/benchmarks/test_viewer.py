@@ -125,7 +125,7 @@ def test_a_training_folder_has_curves_and_an_agent_for_each_evaluation(tmp_path:
 
 
 def test_each_agent_keeps_the_same_first_tasks_where_all_would_be_too_many(tmp_path: Path) -> None:
-    found = collect(results(tmp_path, 300), limit=30)
+    found = collect(results(tmp_path, 140), limit=30)
     for player in range(3):
         assert [one.episode.task_index for one in found.played if one.player == player] == list(range(10))
     assert "first 10 episodes" in found.notes[0]
