@@ -3,7 +3,7 @@
 `python benchmarks/dialogue.py` plays `AgentRec-AmazonDialogue-v0` with the user folded in, prints a table with 95 %
 paired intervals, and writes results/dialogue.json beside this file. Two control rows have users that tell nothing, and
 that tell the item's title and a number whatever they are asked: what the latter gains over the former is what the
-filter between the seats lets through.
+filter between the seats lets through, which is now and then a brand.
 """
 
 from __future__ import annotations
