@@ -33,7 +33,7 @@ def environment(extra: str, config: pytest.Config) -> Path:
     complete = folder / "complete"
     if not complete.exists():
         venv.create(folder, clear=True, with_pip=True)
-        command = [programs / "python", "-m", "pip", "install", "--quiet", "-e", f"{ROOT}[{extra}]"]
+        command = [programs / "python", "-m", "pip", "install", "--quiet", "--no-compile", "-e", f"{ROOT}[{extra}]"]
         made = subprocess.run([*map(str, command)], capture_output=True, text=True)
         if made.returncode and "No matching distribution" in made.stderr and "setuptools" in made.stderr:
             pytest.skip("pip reaches no registry from here, so the environment of this test cannot be made")

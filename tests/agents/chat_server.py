@@ -70,6 +70,8 @@ class ChatServer:
             reply = self.answer(body)
             if callable(reply):
                 reply(handler)
+            elif body.get("stream"):
+                streamed(reply, body["model"])(handler)
             else:
                 send(200, json.dumps(reply).encode())(handler)
         except (BrokenPipeError, ConnectionResetError):
@@ -104,6 +106,22 @@ def send(status: int, content: bytes, **headers: str) -> Callable[[Handler], Non
         handler.wfile.write(content)
 
     return act
+
+
+def streamed(reply: Body, model: str) -> Callable[[Handler], None]:
+    """A sound reply piece by piece, as server-sent events: its role, its text or calls, its end, its usage."""
+    choice = reply["choices"][0]
+    message = choice["message"]
+    pieces: list[tuple[Body, str | None]] = [({"role": "assistant"}, None)]
+    text = message["content"] or ""
+    pieces += [({"content": text[at : at + 20]}, None) for at in range(0, len(text), 20)]
+    pieces += [({"tool_calls": [{"index": i, **call}]}, None) for i, call in enumerate(message.get("tool_calls", []))]
+    pieces.append(({}, choice["finish_reason"]))
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model}
+    events = [head | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]} for delta, finish in pieces]
+    events.append(head | {"choices": [], "usage": reply.get("usage")})
+    sent = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    return send(200, sent.encode(), Content_Type="text/event-stream")
 
 
 def half(handler: Handler) -> None:
