@@ -1,0 +1,68 @@
+"""Settings of the documentation: `sphinx-build -W --keep-going -b html docs docs/_build`.
+
+Pages are Markdown. What the code says of itself is not copied into them: `docs/inserts.py` puts docstrings, tables of
+registered names and sections of the README in place of comments while a page is read.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+import inserts  # noqa: E402
+
+from agentrec_env import __version__  # noqa: E402
+
+project = "AgentRec"
+author = "The AgentRec authors"
+release = __version__
+copyright = author
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["colon_fence", "dollarmath", "fieldlist"]
+myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]  # docstrings and README sections begin at the depth they have there
+exclude_patterns = ["_build"]
+default_role = "code"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_class_signature = "mixed"
+python_use_unqualified_type_names = True
+maximum_signature_line_length = 100
+# Pages are built without the heavy extras too; where they are installed, the real classes are shown.
+autodoc_mock_imports = [
+    name
+    for name in ("torch", "transformers", "tokenizers", "peft", "safetensors", "huggingface_hub", "tyro", "lightgbm")
+    if find_spec(name) is None
+]
+
+html_theme = "furo"
+html_title = f"AgentRec {release}"
+html_show_copyright = False
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", lambda app, name, source: inserts.fill(source))
+    app.connect("autodoc-process-docstring", _plain)
+
+
+def _plain(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are Markdown where they are long; autodoc reads reStructuredText, so it gets their beginning."""
+    headings = [number for number, line in enumerate(lines) if line.startswith("## ")]
+    if headings:
+        first = headings[1] if len(headings) > 1 else len(lines)
+        lines[:] = [line for line in lines[:first] if not line.startswith("## ")]
+        lines += ["", "The whole specification: :doc:`environment`.", ""]
+    lines[:] = [re.sub(r"\*\*(?=\S)", "**", line) for line in lines]
