@@ -54,6 +54,8 @@ class Plan:
     grpo: Mapping[str, Any]
     """Further settings of the algorithms."""
     ppo: Mapping[str, Any]
+    value_lr: float | None
+    """Of PPO's value head; None: as the other weights."""
     every: int
     """Steps between evaluations."""
     valid: int
@@ -108,13 +110,14 @@ def _train(job: Job) -> Path:
     algorithm = (
         ListwiseGRPO(groups=plan.groups, group_size=plan.group_size, **plan.grpo)
         if name == "listwise_grpo"
-        else PPO(groups=plan.groups * plan.group_size, **plan.ppo)
+        else PPO(**{"groups": plan.groups * plan.group_size, **plan.ppo})
     )
     training = Training(
         algorithm,
         out=folder,
         resume=(folder / "config.json").exists(),
         model=plan.warm,
+        value_lr=plan.value_lr if name == "ppo" else None,
         steps=plan.steps,
         evaluate_every=plan.every,
         evaluate_tasks=plan.valid,
@@ -236,6 +239,7 @@ class Outcome:
         words += [f"--lr {' '.join(f'{name}={rate:g}' for name, rate in plan.rates.items())}"]
         words += [f"--seeds {' '.join(map(str, plan.seeds))} --every {plan.every} --valid {plan.valid}"]
         words += [f"--tasks {plan.tasks}"]
+        words += [f"--value-lr {plan.value_lr:g}"] if plan.value_lr else []
         for name, settings in (("env", plan.env), ("grpo", plan.grpo), ("ppo", plan.ppo)):
             words += [f"--{name} '{json.dumps(settings)}'"] if settings else []
         return " ".join(words)
@@ -344,6 +348,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Plan, int]:
     parser.add_argument("--lr", nargs="+", default=["listwise_grpo=3e-4", "ppo=3e-4"], metavar="ALGORITHM=RATE")
     for name in ("grpo", "ppo"):
         parser.add_argument(f"--{name}", type=json.loads, default={}, metavar="JSON", help="further settings")
+    parser.add_argument("--value-lr", type=float, help="of PPO's value head; left out: as the other weights")
     parser.add_argument("--every", type=int, default=10, help="steps between evaluations")
     parser.add_argument("--valid", type=int, default=200, help="tasks of an evaluation")
     parser.add_argument("--tasks", type=int, default=1000, help="test tasks")
@@ -367,6 +372,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Plan, int]:
         rates=rates,
         grpo=args.grpo,
         ppo=args.ppo,
+        value_lr=args.value_lr,
         every=args.every,
         valid=args.valid,
         tasks=args.tasks,
