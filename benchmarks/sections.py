@@ -74,9 +74,10 @@ def strata_tables(strata: Strata) -> list[Table]:
 def ablation_table(ablation: Ablation) -> Table:
     """Each row beside the one that has all parts."""
     heads = [head for metric in COMPARED for head in (metric, f"Δ {metric}")]
-    whole = Cell(ablation.reference, "all parts")
-    first = (whole, *(cell for m in COMPARED for cell in (interval(ablation.metrics[m]), Cell("–"))))
-    lines = [(*first, Cell(f"{ablation.calls:.1f}"))] if ablation.metrics else []
+    lines = []
+    if ablation.metrics:
+        cells = [cell for metric in COMPARED for cell in (interval(ablation.metrics[metric]), Cell("–"))]
+        lines.append((Cell(ablation.reference, "all parts"), *cells, Cell(f"{ablation.calls:.1f}")))
     return Table(
         ablation.title,
         ("row", *heads, "calls"),

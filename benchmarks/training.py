@@ -2,7 +2,8 @@
 
 A run is claimed (`benchmarks.claims`), begun or resumed, and ends with `done.json`, which says what it started from and
 what came out. Whoever finds all that is left claimed by others waits for them. A run that fails ends those after it
-and no other; the next start tries it again.
+and no other; the next start tries it again. Machines that share the work must see the folder under the same path, which
+stands in the settings of the runs that start from another; what is played afterwards each plays for itself.
 """
 
 from __future__ import annotations

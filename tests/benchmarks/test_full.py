@@ -34,26 +34,33 @@ SMALL: dict[str, Any] = {
 
 
 def command(source: str, out: Path, *more: str, settings: dict[str, Any] = SMALL) -> list[str]:
-    base = ["--dataset", source, "--out", str(out), "--tasks", "6", "--num-envs", "6", "--train-seeds", "1"]
+    base = ["--dataset", source, "--out", str(out), "--tasks", "4", "--num-envs", "8", "--train-seeds", "1"]
     return [*base, "--train-args", json.dumps(settings), "--model-args", '{"device": "cpu"}', *more]
 
 
 @pytest.mark.slow
-def test_every_row_is_trained_and_played(source: str, tmp_path: Path) -> None:
+def test_every_row_is_trained_and_played(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    rows = [*TRAINED, "frozen", "no-tools", "popularity", "scripted", "written evidence"]
+    alike = {
+        "grpo, std",
+        "ppr, margin curriculum",
+        "ppr, less likely only",
+        "ppr, likelihood",
+    }  # to others, but for a word
+    trained_rows = {name: each for name, each in TRAINED.items() if name not in alike}
+    rows = [*trained_rows, "frozen", "no-tools", "popularity", "scripted"]
     parts = ["scripted without score_candidates", "grpo+ppr: score_candidates alone"]
-    told = command(source, out, "--train", "--ablations", "--jobs", "0", "--train-steps", "1")
+    told = command("synthetic", out, "--train", "--ablations", "--jobs", "0", "--train-steps", "1")
     assert run_all.main([*told, "--only", "pool-20", *rows, *parts]) == 0
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     (track,) = results["results"]
     assert not track["missing"]
     main = {row["name"] for row in track["rows"]}
-    assert main == {name for name in rows if not TRAINED.get(name, ("", ""))[1]}
+    assert main == {name for name in rows if not trained_rows.get(name, ("", ""))[1]}
     shown = {part["name"] for ablation in track["ablations"] for part in ablation["parts"]}
     assert shown == {*rows, *parts} - main
     (trained,) = results["training"]
-    assert {curve["stage"] for curve in trained["curves"]} == {stage for stage, *_ in TRAINED.values()} | {"form"}
+    assert {curve["stage"] for curve in trained["curves"]} == {stage for stage, *_ in trained_rows.values()} | {"form"}
     costs = {cost["name"]: cost for cost in track["costs"]}
     assert costs["grpo+ppr"]["read"]["mean"] > costs["grpo+ppr"]["written"]["mean"] > 0
     assert costs["no-tools"]["calls"]["mean"] == 0

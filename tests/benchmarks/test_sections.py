@@ -196,6 +196,7 @@ def test_sections_are_shown_and_escaped(world: World) -> None:
         Played(Row("fusion", "fusion", "baseline"), {0: [block(drawn(0, count))]}),
         Played(Row(HOSTILE, "llm"), {0: [block(drawn(1, count), 2, 90)], 1: [block(drawn(2, count), 2, 90)]}),
         Played(Row("part", "llm", ablation=f"Parts {HOSTILE}", reference=HOSTILE), {0: [block(drawn(3, count))]}),
+        Played(Row("alone", "llm", ablation="No reference", reference="absent"), {0: [block(drawn(4, count))]}),
     ]
     result = analyse("data", TRACK, "p", played, {}, [], np.random.default_rng(0), world)
     assert {row.name for row in result.rows} == {"fusion", HOSTILE}
@@ -207,6 +208,7 @@ def test_sections_are_shown_and_escaped(world: World) -> None:
         assert "<script>" not in shown.replace("\\<", "")
         assert "No rows are trained." in shown
         assert "Cost of a request" in shown
+        assert "No reference" in shown
         assert "the user" in shown
         assert "tools disagree" in shown
         assert "1,000,000" in shown
