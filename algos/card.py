@@ -9,6 +9,7 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import tyro
@@ -31,6 +32,8 @@ NAMES = {
     "valid/tokens": "tokens written",
 }
 """Figures of an evaluation that a card shows, and what it calls them."""
+PACKAGES = ("agentrec-env", "torch", "transformers")
+"""Whose versions are told."""
 _UNSAID = ("resume", "dry_run")
 """Settings that are no part of what was made."""
 _BARE = get_args(tyro.conf.OmitArgPrefixes[int])[1]
@@ -55,12 +58,12 @@ def model_card(settings: Training[Any] | SFTConfig, step: int, figures: Mapping[
         text="\n".join(
             [
                 f"A language model that calls tools and ranks items, trained by `{name}` from `{settings.model}` for "
-                f"{step:,} of {settings.steps:,} steps, with AgentRec (the package agentrec-env).",
+                f"{step:,} of {settings.steps:,} steps, with AgentRec.",
                 "",
                 "## Figures",
                 *(_table(shown, figures, played) if shown else ["It was not judged in training."]),
                 "",
-                "## How it was made",
+                f"## How it was made\nWith {', '.join(map(_version, PACKAGES))}:",
                 "```bash",
                 command(settings),
                 "```",
@@ -90,6 +93,13 @@ def algorithm_name(settings: Training[Any] | SFTConfig) -> str:
     return next(registered, f"{kind.__module__}:{kind.__qualname__}")
 
 
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:  # a checkout on the path
+        return package
+
+
 def _table(shown: Mapping[str, float], figures: Mapping[str, float], played: str) -> Iterator[str]:
     intervals = any(f"{figure}/low" in figures for figure in shown)
     yield f"On {played}{'; 95 % bootstrap intervals' if intervals else ''}."
@@ -100,6 +110,8 @@ def _table(shown: Mapping[str, float], figures: Mapping[str, float], played: str
         low, high = figures.get(f"{figure}/low"), figures.get(f"{figure}/high")
         between = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
         yield f"| {NAMES[figure]} | {value:.3f}{between} |"
+    yield ""
+    yield "The best policy of a run is chosen by these tasks, so its figures lean high; `agentrec run` has test tasks."
 
 
 def _own_default(field: dataclasses.Field[Any]) -> Any:
