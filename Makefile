@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install lint types layers test test-slow bench ci clean
+.PHONY: help install lint types layers docs test test-slow bench ci clean
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ types: install ## mypy, held to .ci/types-baseline.json (and lowering it)
 
 layers: install ## import-linter: imports point one way
 	$(BIN)/lint-imports
+
+docs: install ## the pages of docs/, to docs/_build; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 
 test: install ## the tests, without the slow ones
 	$(BIN)/python -m pytest

@@ -6,7 +6,6 @@ registered names and sections of the README in place of comments while a page is
 
 from __future__ import annotations
 
-import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,15 +53,21 @@ html_show_copyright = False
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    attributes: dict[str, list[str]] = {}
+
+    def before(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+        """Long docstrings are Markdown, which autodoc cannot read: it gets their beginning."""
+        if what == "attribute":
+            attributes[name] = list(lines)
+        headings = [number for number, line in enumerate(lines) if line.startswith("## ")]
+        if headings:
+            page = "dialogue" if "Dialogue" in name else "environment"
+            lines[:] = [*lines[headings[0] + 1 : headings[1]], f"The specification: :doc:`{page}`.", ""]
+
+    def after(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+        """Napoleon takes the words before a colon in an attribute's docstring for a type."""
+        lines[:] = attributes.pop(name, lines)
+
     app.connect("source-read", lambda app, name, source: inserts.fill(source))
-    app.connect("autodoc-process-docstring", _plain)
-
-
-def _plain(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are Markdown where they are long; autodoc reads reStructuredText, so it gets their beginning."""
-    headings = [number for number, line in enumerate(lines) if line.startswith("## ")]
-    if headings:
-        first = headings[1] if len(headings) > 1 else len(lines)
-        lines[:] = [line for line in lines[:first] if not line.startswith("## ")]
-        lines += ["", "The whole specification: :doc:`environment`.", ""]
-    lines[:] = [re.sub(r"\*\*(?=\S)", "**", line) for line in lines]
+    app.connect("autodoc-process-docstring", before, priority=400)
+    app.connect("autodoc-process-docstring", after, priority=600)

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,15 +31,27 @@ def fill(source: list[str]) -> None:
 
 def docstring(path: str) -> str:
     """The docstring at a dotted path, which is Markdown but for a few roles; of a module without importing it."""
-    file = (ROOT / path.replace(".", "/")).with_suffix(".py")
-    file = file if file.is_file() else file.with_suffix("") / "__init__.py"
-    text = (
-        ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) if file.is_file() else inspect.getdoc(_at(path))
-    )
+    file = _file(path)
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) if file else inspect.getdoc(_at(path))
     if not text:
         raise ValueError(f"{path} has no docstring")
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text)
     return re.sub(r"::\n", ":\n", text)
+
+
+def settings(path: str) -> str:
+    """The fields of a dataclass that it adds itself: default, and what the string below each says."""
+    module, _, name = path.rpartition(".")
+    file = _file(module)
+    assert file is not None, f"no module {module}"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    (made,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    rows = []
+    for field, below in pairwise(made.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            default = "" if field.value is None else f"`{ast.unparse(field.value)}`"
+            rows.append((f"`{ast.unparse(field.target)}`", default, " ".join(str(below.value.value).split())))
+    return table(("setting", "default", "meaning"), rows)
 
 
 def readme(heading: str) -> str:
@@ -106,7 +119,7 @@ def changelog(_: str) -> str:
 
 
 KINDS: Mapping[str, Callable[[str], str]] = {
-    kind.__name__: kind for kind in (docstring, readme, ids, tools, registry, example, help, changelog)
+    kind.__name__: kind for kind in (docstring, settings, readme, ids, tools, registry, example, help, changelog)
 }
 """What a page may ask for."""
 
@@ -119,6 +132,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _tick(yes: bool) -> str:
     return "yes" if yes else ""
+
+
+def _file(path: str) -> Path | None:
+    """The file of a module; None where the path is of something in one."""
+    file = (ROOT / path.replace(".", "/")).with_suffix(".py")
+    package = file.with_suffix("") / "__init__.py"
+    return file if file.is_file() else package if package.is_file() else None
 
 
 def _at(path: str) -> Any:
