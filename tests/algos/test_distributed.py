@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from agentrec_env.episodes import read
 from agents.llm.policy import Policy
 from algos.batch import Batch
 from algos.distributed import Ranks, joined
@@ -119,6 +120,10 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:
     for here, there in zip(one, two, strict=True):
         assert here.keys() == there.keys()
         np.testing.assert_allclose(list(here.values()), list(there.values()), rtol=1e-3, atol=1e-4)
+    for path in sorted((tmp_path / "one" / "episodes").iterdir()):
+        alone, both = (read(tmp_path / name / "episodes" / path.name).episodes for name in ("one", "two"))
+        assert [each.task_index for each in alone] == [each.task_index for each in both]
+        assert [each.prompt for each in alone] == [each.prompt for each in both]
 
 
 def test_one_process_talks_to_nobody() -> None:
