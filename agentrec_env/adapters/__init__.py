@@ -2,4 +2,7 @@
 
 The libraries exclude one another (they pin different versions of the same packages), so nothing is imported here and
 each module has an extra of its own: `pip install 'agentrec-env[trl]'`, `[openenv]` or `[verifiers]`.
+
+There is none for verl: its agent loop wants ray, and transformers below 5.11, and was not run with this project. Any
+OpenAI-compatible server needs no adapter: `agents.endpoint` plays it.
 """

@@ -19,7 +19,6 @@ from gymnasium.utils import seeding
 from agentrec_env import prompts
 from agentrec_env.actions import Action, Mode, parse
 from agentrec_env.scenario import Config, Scenario
-from agentrec_env.session import Session
 from agentrec_env.tools import ToolError
 from agentrec_env.tools.schema import checked_arguments, function_schema
 from agentrec_env.types import Invalid, StopReason
@@ -49,7 +48,7 @@ class Conversation:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self.session = Session(scenario.rules)
+        self.session = scenario.session()
         self._begun = False
         answer = ANSWERS[scenario.rules.mode]
         self.submit = answer.__name__
