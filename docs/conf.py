@@ -42,7 +42,7 @@ maximum_signature_line_length = 100
 # Pages are built without the heavy extras too; where they are installed, the real classes are shown.
 autodoc_mock_imports = [
     name
-    for name in ("torch", "transformers", "tokenizers", "peft", "safetensors", "huggingface_hub", "tyro", "lightgbm")
+    for name in ("torch", "transformers", "tokenizers", "peft", "safetensors", "huggingface_hub", "lightgbm")
     if find_spec(name) is None
 ]
 
