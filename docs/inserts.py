@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 _COMMENT = re.compile(r"^<!-- insert: (\S+) ?(.*?) -->$", re.MULTILINE)
-_LINK = re.compile(r"\]\((?!http|#)([^)]+)\)")
+_LINK = re.compile(r"\[([^\]]+)\]\((?!http|#)([^)]+)\)")
 
 
 def fill(source: list[str]) -> None:
@@ -55,12 +55,17 @@ def settings(path: str) -> str:
 
 
 def readme(heading: str) -> str:
-    """A section of the README without its heading, links led to where the files are from here; "" for its head."""
+    """A section of the README without its heading, links led to where files are from here; "" for its head."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     parts = re.split(r"^(#+ .+)\n", text, flags=re.MULTILINE)
     sections = dict(zip((head.lstrip("# ") for head in parts[1::2]), parts[2::2], strict=True))
     section = sections[heading] if heading else parts[2]
-    return _LINK.sub(r"](path:../\1)", section).strip()
+    return _LINK.sub(_led, section).strip()
+
+
+def _led(link: re.Match[str]) -> str:
+    """A link of the README, seen from docs/; a folder cannot be downloaded, so its name stands alone."""
+    return link[1] if (ROOT / link[2]).is_dir() else f"[{link[1]}](path:../{link[2]})"
 
 
 def ids(_: str) -> str:
