@@ -265,15 +265,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = compare(setup, names, args.rounds, args.threads)
         print(result, flush=True)
         results.append(result.record())
-    if args.out:
-        record = {
-            "settings": {**{k: v for k, v in vars(args).items() if k != "out"}, "contenders": names},
-            "plan": asdict(plan),
-            "interleaved": args.device == "cpu",
-            "machine": where,
-            "results": results,
-        }
-        write_figures(record, args.out)
+        if args.out:  # after each, as the next may take long
+            record = {
+                "settings": {**{k: v for k, v in vars(args).items() if k != "out"}, "contenders": names},
+                "plan": asdict(plan),
+                "interleaved": args.device == "cpu",
+                "machine": where,
+                "results": results,
+            }
+            write_figures(record, args.out)
 
 
 if __name__ == "__main__":

@@ -291,16 +291,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.quick:
         args.rounds = args.updates = 1
     where = machine(["torch", "transformers"])
+    settings = {name: value for name, value in vars(args).items() if name != "out"}
     results = []
     for size in args.size:
         for arithmetic in args.arithmetic:
             setup = Setup(size, arithmetic, args.batch, args.length, args.device, args.seed)
             results.append(compare(setup, args.rounds, args.updates, args.threads))
             print(describe(results[-1]), flush=True)
-    if args.out:
-        settings = {name: value for name, value in vars(args).items() if name != "out"}
-        record = {"settings": settings, "optimization": asdict(OPTIMIZATION), "machine": where, "results": results}
-        write_figures(record, args.out)
+            if args.out:  # after each, as the next may take long
+                record = {"settings": settings, "optimization": asdict(OPTIMIZATION), "machine": where}
+                write_figures({**record, "results": results}, args.out)
 
 
 if __name__ == "__main__":
