@@ -26,7 +26,7 @@ release = __version__
 copyright = author
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-myst_enable_extensions = ["colon_fence", "dollarmath", "fieldlist"]
+myst_enable_extensions = ["colon_fence", "fieldlist"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # docstrings and README sections begin at the depth they have there
 exclude_patterns = ["_build"]
