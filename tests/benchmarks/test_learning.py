@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 def _arguments(out: Path, *more: str) -> list[str]:
     words = ["--warm", "tiny", "--out", str(out), "--steps", "2", "--groups", "2", "--group-size", "2", "--every", "1"]
     tools = json.dumps({"tools": ["score_candidates", "get_item_stats", "candidates_analyze"]})
-    return [*words, "--valid", "4", "--tasks", "6", "--seeds", "0", "1", "--env", tools, *more]
+    return [*words, "--valid", "4", "--tasks", "6", "--seeds", "3", "--env", tools, *more]
 
 
 def test_rates_name_algorithms(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -35,9 +35,9 @@ def test_runs_are_made_once_and_judged_by_task(tmp_path: Path) -> None:
         "PPO - warm start",
         "list-wise GRPO - PPO",
     }
-    by_task = [json.loads((out / f"ppo-seed{seed}" / "test.json").read_text())["ndcg@10"] for seed in (0, 1)]
-    assert [len(each) for each in by_task] == [6, 6]
-    assert results["rows"]["PPO"]["ndcg@10"]["mean"] == pytest.approx(sum(map(sum, by_task)) / 12)
+    by_task = json.loads((out / "ppo-seed3" / "test.json").read_text())["ndcg@10"]
+    assert len(by_task) == 6
+    assert results["rows"]["PPO"]["ndcg@10"]["mean"] == pytest.approx(sum(by_task) / 6)
     curve = results["curves"]["list-wise GRPO"]
     assert curve["steps"] == [0, 1, 2]
     assert curve["tokens"][0] == 0 < curve["tokens"][1] < curve["tokens"][2]
@@ -45,7 +45,7 @@ def test_runs_are_made_once_and_judged_by_task(tmp_path: Path) -> None:
     assert [each[0] for each in curve["values"]] == [each[0] for each in results["curves"]["PPO"]["values"]]
     assert "<svg" in (out / "learning.svg").read_text()
 
-    weights = out / "ppo-seed0" / "best" / "model.safetensors"
+    weights = out / "ppo-seed3" / "best" / "model.safetensors"
     changed = weights.stat().st_mtime_ns
     learning.main(_arguments(out, "--lr", "listwise_grpo=1e-4", "ppo=1e-4"))
     assert weights.stat().st_mtime_ns == changed
