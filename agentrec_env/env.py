@@ -10,11 +10,11 @@ import numpy as np
 from gymnasium.utils import EzPickle
 
 from agentrec_env.data.world import World
-from agentrec_env.scenario import Config, Scenario
+from agentrec_env.scenario import Config, Played, Scenario
 from agentrec_env.transcript import transcript
 
 
-class RecEnv(gym.Env[dict[str, Any], str], EzPickle):
+class RecEnv(Played, gym.Env[dict[str, Any], str], EzPickle):
     r"""
     ## Description
     An agent that reads and writes text recommends to one user at one moment. It sees the user's latest items and a pool
@@ -96,21 +96,6 @@ class RecEnv(gym.Env[dict[str, Any], str], EzPickle):
         self.action_space = self.scenario.action_space
         self._history = np.zeros(0, np.int64)
         self._begun = False
-
-    @property
-    def world(self) -> World:
-        """The data and its tasks, shared between environments of equal arguments."""
-        return self.scenario.world
-
-    @property
-    def num_tasks(self) -> int:
-        """Number of tasks; `options["task"]` is below it."""
-        return self.scenario.num_tasks
-
-    @property
-    def tool_schemas(self) -> list[dict[str, Any]]:
-        """JSON schemas of the tools, as chat templates take them."""
-        return [dict(tool.schema) for tool in self.scenario.rules.tools.values()]
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None

@@ -19,6 +19,7 @@ from agentrec_env.data.world import World
 from agentrec_env.dialogue.core import SEATS, Dialogue, Seat
 from agentrec_env.dialogue.scenario import DialogueConfig, DialogueScenario
 from agentrec_env.dialogue.user import UserSeat
+from agentrec_env.scenario import Played
 from agentrec_env.spaces import Unicode
 from agentrec_env.transcript import transcript
 from agentrec_env.types import StopReason
@@ -27,7 +28,7 @@ Observation = dict[str, Any]
 _CUT_OFF = (StopReason.TOO_MANY_TURNS, StopReason.ENVIRONMENT_ERROR)
 
 
-class _Seats(EzPickle):
+class _Seats(Played, EzPickle):
     """What both views share: the scenario, one dialogue, spaces, seeding, and who was paid what."""
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - as PettingZoo types it
@@ -42,27 +43,12 @@ class _Seats(EzPickle):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode is None or 'ansi'; got {render_mode!r}")
         self.render_mode = render_mode
-        self.scenario = DialogueScenario(DialogueConfig.from_kwargs(kwargs), world)
+        self.scenario: DialogueScenario = DialogueScenario(DialogueConfig.from_kwargs(kwargs), world)
         self.dialogue: Dialogue = self.scenario.session()
         self.possible_agents: list[str] = list(SEATS)
         self.agents: list[str] = []
         self._action_spaces = {seat: Unicode(self.scenario.action_space.max_length) for seat in SEATS}
         self._generator: np.random.Generator | None = None
-
-    @property
-    def world(self) -> World:
-        """The data and its tasks, shared between environments of equal arguments."""
-        return self.scenario.world
-
-    @property
-    def num_tasks(self) -> int:
-        """Number of tasks; `options["task"]` is below it."""
-        return self.scenario.num_tasks
-
-    @property
-    def tool_schemas(self) -> list[dict[str, Any]]:
-        """JSON schemas of the recommender's tools, as chat templates take them."""
-        return [dict(tool.schema) for tool in self.scenario.rules.tools.values()]
 
     def seat(self, agent: str) -> _Seats | UserSeat:
         """What an agent that has `bind` binds to in that seat."""

@@ -260,3 +260,24 @@ def _world(config: Config) -> World:
             config.history_length,
             config.seed,
         )
+
+
+class Played:
+    """What every environment tells of the scenario that it plays."""
+
+    scenario: Scenario
+
+    @property
+    def world(self) -> World:
+        """The data and its tasks, shared between environments of equal arguments."""
+        return self.scenario.world
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks; `options["task"]` is below it."""
+        return self.scenario.num_tasks
+
+    @property
+    def tool_schemas(self) -> list[dict[str, Any]]:
+        """JSON schemas of the tools, as chat templates take them."""
+        return [dict(tool.schema) for tool in self.scenario.rules.tools.values()]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from agentrec_env.data.view import View
 from agentrec_env.data.world import World
 from agentrec_env.prompts import Direction
-from agentrec_env.scenario import Config, Scenario
+from agentrec_env.scenario import Config, Played, Scenario
 from agentrec_env.session import Session, Step
 from agentrec_env.transcript import transcript
 from agentrec_env.types import StopReason
@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-class RecVectorEnv(VectorEnv[Observations, Sequence[str], Any], EzPickle):
+class RecVectorEnv(Played, VectorEnv[Observations, Sequence[str], Any], EzPickle):
     """`num_envs` rows of `RecEnv`, whose docstring is the specification; here is what differs.
 
     Row i after `reset(seed=s)` is a `RecEnv` after `reset(seed=s + i)`; a list gives each row its own, so a GRPO
@@ -86,21 +86,6 @@ class RecVectorEnv(VectorEnv[Observations, Sequence[str], Any], EzPickle):
         self._truncated = np.zeros(num_envs, np.bool_)
         self._begun = np.zeros(num_envs, np.bool_)
         self._ready: dict[int, Step] = {}
-
-    @property
-    def world(self) -> World:
-        """The data and its tasks, shared between environments of equal arguments."""
-        return self.scenario.world
-
-    @property
-    def num_tasks(self) -> int:
-        """Number of tasks; `options["task"]` is below it."""
-        return self.scenario.num_tasks
-
-    @property
-    def tool_schemas(self) -> list[dict[str, Any]]:
-        """JSON schemas of the tools, as chat templates take them."""
-        return [dict(tool.schema) for tool in self.scenario.rules.tools.values()]
 
     def session(self, row: int) -> Session:
         """The session of a row: its transcript, and (for judges only) its task with the target."""

@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from agentrec_env.data.cache import is_alive
+
 NAME = "claim.json"
 STALE = 600.0
 """Seconds without a touch after which a claim counts as left behind."""
@@ -104,7 +106,7 @@ def _read(path: Path) -> dict[str, object] | None:
 
 def _is_stale(path: Path, told: dict[str, object]) -> bool:
     process = told.get("process")
-    if told.get("machine") == platform.node() and isinstance(process, int) and not _is_alive(process):
+    if told.get("machine") == platform.node() and isinstance(process, int) and not is_alive(process):
         return True
     probe = path.with_name(f".{NAME}-now-{secrets.token_hex(4)}")
     try:
@@ -114,13 +116,3 @@ def _is_stale(path: Path, told: dict[str, object]) -> bool:
         return False
     finally:
         probe.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

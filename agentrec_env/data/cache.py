@@ -108,11 +108,12 @@ def _sweep(folder: Path) -> None:
     """Remove what killed processes left half-written."""
     for left in folder.glob(".*-*"):
         owner = left.name[1:].split("-")[0]
-        if owner.isdigit() and not _alive(int(owner)):
+        if owner.isdigit() and not is_alive(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine is there."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
