@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -396,6 +397,7 @@ class Terminal:
 
         child, self._handle = pty.fork()
         if child == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored, and so inherited, where tests run in the background
             os.chdir(ROOT)
             os.environ.update(TERM="xterm-256color", COLUMNS="100", LINES="50")
             os.execv(command[0], command)
