@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +22,7 @@ from agents.llm.loading import PolicyLoadError
 from agents.llm.lora import LoRA
 from agents.llm.policy import Policy
 from tests.agents.llm.conftest import tiny_model, tiny_tokenizer
+from tests.agents.llm.hub_server import REVISION, TOKEN, serving
 
 CARD = Card(
     "grpo on a shop", "It was made.", {"ndcg@10": 0.51234, "hit@1": 0.25}, "200 valid tasks of a shop", ("grpo",)
@@ -142,3 +146,37 @@ def test_a_runs_folder_goes_to_the_hub_as_it_is(policy: Policy, hub: dict[str, A
     assert b"0.5123" in hub["files"]["README.md"]
     with pytest.raises(PolicyLoadError, match="holds no policy"):
         push_to_hub(tmp_path, "policy")
+
+
+ROUND = """
+import sys
+from pathlib import Path
+from agents.llm.hub import push_to_hub
+from agents.llm.policy import Policy
+
+print(push_to_hub(sys.argv[1], "policy", commit_message="First"))
+Policy.from_pretrained("me/policy", device="cpu").save_pretrained(sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_there_and_back_over_http(policy: Policy, tmp_path: Path) -> None:
+    policy.save_pretrained(tmp_path / "best", card=CARD)
+    with serving() as hub:
+        here = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
+        command = [sys.executable, "-c", ROUND, tmp_path / "best", tmp_path / "again"]
+        run = subprocess.run(
+            [*map(str, command)], env=os.environ | here | {"HF_TOKEN": TOKEN}, capture_output=True, text=True
+        )
+        assert run.returncode == 0, (run.stderr, hub.refused)
+        assert run.stdout.strip() == f"{hub.url}/me/policy/commit/{REVISION}"
+        assert hub.files["me/policy"] == {path.name: path.read_bytes() for path in (tmp_path / "best").iterdir()}
+        assert hub.messages == ["First"]
+        weights = "model.safetensors"
+        assert (tmp_path / "again" / weights).read_bytes() == (tmp_path / "best" / weights).read_bytes()
+        assert ModelCard.load(tmp_path / "again" / "README.md").data.base_model == "me/policy"
+        run = subprocess.run(
+            [*map(str, command)], env=os.environ | here | {"HF_TOKEN": "x"}, capture_output=True, text=True
+        )
+        assert "401" in run.stderr
+        assert TOKEN not in run.stderr
