@@ -55,7 +55,7 @@ class Rules:
         for name, value, least in (
             ("max_calls", self.max_calls, 0),
             ("retries", self.retries, 0),
-            ("max_turns", self.turns_allowed, 1),
+            ("max_turns", 1 if self.max_turns is None else self.max_turns, 1),
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}")

@@ -15,7 +15,6 @@ import numpy as np
 
 from agentrec_env.metrics import from_ranks
 from agentrec_env.statistics import Comparison, Interval, PairedBootstrap, compare, holm
-from agentrec_env.tools import TOOLS
 from agents.scripted import DEFAULT_TOOLS
 from benchmarks.played import Played, ranks_of
 from benchmarks.presets import TRACK
@@ -53,16 +52,21 @@ class Ablation:
     parts: list[Part]
 
 
-def tool_rows(reference: Row) -> list[Row]:
-    """Rows of an agent that is offered each tool alone, and all but each; with the reference's first seed alone."""
-    names = TOOLS.names()
+def tool_rows(reference: Row, names: Sequence[str]) -> list[Row]:
+    """Rows of an agent that is offered each tool alone, and all but each; with the reference's first seed alone.
+
+    Args:
+        reference: The agent with all of them.
+        names: Of the tools on offer.
+    """
     scripted = reference.agent == "scripted"
+    called = [name for name in DEFAULT_TOOLS if name in names]
     rows = []
     for title, kept in (("alone", lambda tool: [tool]), ("without", lambda tool: [n for n in names if n != tool])):
-        for tool in DEFAULT_TOOLS if scripted and title == "without" else names:
+        for tool in called if scripted and title == "without" else names:
             kwargs: dict[str, Any] = dict(reference.kwargs)
             if scripted:
-                kwargs["tools"] = [tool] if title == "alone" else [n for n in DEFAULT_TOOLS if n != tool]
+                kwargs["tools"] = [tool] if title == "alone" else [n for n in called if n != tool]
             name = f"{reference.name}: {tool} alone" if title == "alone" else f"{reference.name} without {tool}"
             heading = "Each tool alone" if title == "alone" else "Each tool left out"
             rows.append(

@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   {prog}                                            the embedded world, every row and track, minutes
   {prog} --quick --agent mine:rank                  with an agent of yours
   {prog} --quick --model tiny --only scripted pool-20
+  {prog} --quick --env '{{"tools": ["score_candidates", "mine:stock"]}}'
   {prog} --dataset Video_Games --split temporal
   {prog} --dataset reviews.csv --split leave_one_out --tasks 5000
   {prog} --full --dry-run                           what would be trained and played
@@ -39,6 +40,13 @@ def parse_arguments(arguments: Sequence[str] | None, prog: str = "run_all.py") -
         "--dataset", action="append", metavar="NAME|PATH", help="what to load, repeatable (default: synthetic)"
     )
     parser.add_argument("--split", default="temporal", help="temporal (default) or leave_one_out")
+    parser.add_argument(
+        "--env",
+        type=json_object,
+        default={},
+        metavar="JSON",
+        help='of the environment, in every row, as {"tools": ["get_item_stats", "mine:stock"], "max_calls": 4}',
+    )
     parser.add_argument(
         "--agent", action="append", default=[], metavar="NAME|MODULE:ATTR", help="add a row, repeatable"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from agentrec_env.data.world import World
+from agentrec_env.scenario import Config, Scenario
 from benchmarks import analysis, runner
 from benchmarks.report import versions
 from benchmarks.runner import Unit
@@ -97,6 +99,10 @@ def plans(source: str, split: str, seed: int, tracks: Sequence[Track], size: Siz
         available = world.num_tasks("test")
         if not available:
             raise ValueError(f"{source} has no test tasks under --split {split}; try the other split")
+        try:
+            Scenario(Config(task_split="test", **track.rules), world)
+        except TypeError as error:
+            raise ValueError(f"--env: {error}") from error
         wanted = size.tasks or available if tasks is None else tasks
         if wanted < 1:
             raise ValueError(f"--tasks {wanted}: at least one task is needed")
@@ -107,6 +113,7 @@ def plans(source: str, split: str, seed: int, tracks: Sequence[Track], size: Siz
         protocol = (
             f"{world.protocol}; {count:,} of {available:,} test tasks; lists of {analysis.LIST}; AgentRec-Amazon-v0"
         )
+        protocol += "".join(f"; {name} {json.dumps(value)}" for name, value in track.rules.items())
         settings = {"world": world.key, "env": dict(track.env), "tasks": count, "reorder_tasks": len(again)}
         first = track is fitting[0]
         yield Plan(name, source, split, seed, track, protocol, settings, chosen, again, size.seeds, first, world)

@@ -235,7 +235,7 @@ def open_envs(unit: Unit) -> tuple[Any, Callable[..., Any]]:
     world = open_world(unit.source, unit.split, unit.pool_seed, unit.track)
     if unit.order:
         world = Reordered(world, unit.order)
-    return RecVectorEnv(unit.row.num_envs, world=world, task_split="test", **unit.row.env), play
+    return RecVectorEnv(unit.row.num_envs, world=world, task_split="test", **{**unit.track.rules, **unit.row.env}), play
 
 
 @lru_cache(maxsize=4)
@@ -252,7 +252,7 @@ def load_split(source: str, split: str) -> Split:
 
 def open_world(source: str, split: str, seed: int, track: Track) -> World:
     """Dataset, split and pools of a track."""
-    return World(load_dataset(source), split=load_split(source, split), seed=seed, **track.env)
+    return World(load_dataset(source), split=load_split(source, split), seed=seed, **track.world)
 
 
 class Reordered(World):

@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from agentrec_env.tools import TOOLS
 from benchmarks.ablations import WRITTEN, tool_rows
 from benchmarks.experiment import Experiment
 from benchmarks.presets import PRESETS, SMALL, TRACK, TRAINED
@@ -62,8 +63,9 @@ def select(options: argparse.Namespace, size: Size) -> Selection:
     own = preset.rows(model, options.model_args or {}, options.num_envs, options.train_seeds)
     policies = frozenset(row.name for row in own if not row.stage)
     references = [row for row in (*DEFAULT.rows, *own) if row.name in ("scripted", "grpo+ppr" if trains else "frozen")]
-    parts = [part for reference in references for part in tool_rows(reference)]
-    everything = DEFAULT.with_agents(options.agent).with_rows([*models, *own, WRITTEN, *parts])
+    offered = options.env.get("tools") or TOOLS.names()
+    parts = [part for reference in references for part in tool_rows(reference, offered)]
+    everything = DEFAULT.with_env(options.env).with_agents(options.agent).with_rows([*models, *own, WRITTEN, *parts])
 
     ablates = options.ablations or size.trains
     plays = trains or not options.model

@@ -26,6 +26,11 @@ PRIMARY = "ndcg@10"
 """The metric that tables are sorted by and differences are shown in."""
 
 
+WORLD = ("num_candidates", "negatives", "history_length")
+RULES = ("tools", "max_calls", "max_turns", "retries", "reward")
+"""Arguments of the environment that --env may give, beside history_length."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the table."""
@@ -91,7 +96,7 @@ class Track:
     name: str
     title: str
     env: Mapping[str, Any]
-    """Arguments of the environment beside dataset, split and seed."""
+    """Arguments of the environment beside dataset, split and seed; a row's own stand before them."""
     share: float = 1.0
     """Share of the run's tasks that this track plays, for tracks whose tasks cost more."""
     reorders: int = 0
@@ -102,6 +107,16 @@ class Track:
         """Pool size; None for the whole catalogue."""
         size = self.env["num_candidates"]
         return None if size == "catalog" else int(size)
+
+    @property
+    def world(self) -> dict[str, Any]:
+        """Of its arguments, those of `World`: pools and histories."""
+        return {name: value for name, value in self.env.items() if name in WORLD}
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """The others: what an agent may do, and what it is paid."""
+        return {name: value for name, value in self.env.items() if name not in WORLD}
 
 
 @dataclass(frozen=True)
@@ -145,6 +160,21 @@ class Suite:
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"two rows have the name {twice!r}; give each model once")
         return replace(self, rows=(*self.rows, *rows))
+
+    def with_env(self, arguments: Mapping[str, Any]) -> Suite:
+        """The suite in environments with these arguments.
+
+        Raises:
+            ValueError: One that is unknown, or that dataset, split and track fix.
+        """
+        allowed = ("history_length", *RULES)
+        for name in arguments:
+            if name not in allowed:
+                hint = "The rest is set by --dataset, --split, --seed and the tracks."
+                raise ValueError(did_you_mean("argument for --env", name, allowed, hint))
+        if isinstance(arguments.get("tools"), str):
+            raise ValueError(f'--env: tools is a list of names; write {{"tools": ["{arguments["tools"]}"]}}')
+        return replace(self, tracks=tuple(replace(track, env={**track.env, **arguments}) for track in self.tracks))
 
     def only(self, names: Sequence[str]) -> Suite:
         """The rows and tracks among `names`; rows (or tracks) stay whole where none of theirs is named.

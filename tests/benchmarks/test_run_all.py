@@ -153,6 +153,29 @@ def test_wrong_command_lines_say_what_is_known(tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "out").exists()
 
 
+def test_the_environment_of_all_rows_can_be_set(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    rules = {"tools": ["score_candidates", "tests.fakes:cheap"], "max_calls": 1, "history_length": 3}
+    assert run_all.main([*command(source, out, "--only", "scripted", "pool-20"), "--env", json.dumps(rules)]) == 0
+    (track,) = numbers(out)["results"]
+    assert track["rows"][0]["calls"] == {"score_candidates": 1.0}
+    assert '; tools ["score_candidates", "tests.fakes:cheap"]; max_calls 1' in track["protocol"]
+    assert "history <= 3" in track["protocol"]
+    assert run_all.main(command(source, out, "--only", "scripted", "pool-20")) == 2
+    assert "the folder has" in capsys.readouterr().err
+    for wrong, told in (
+        ('{"max_call": 1}', "Did you mean 'max_calls'"),
+        ('{"num_candidates": 5}', "the tracks"),
+        ('{"tools": ["score_candidate"]}', "Did you mean 'score_candidates'"),
+        ('{"tools": "score_candidates"}', 'write {"tools": ["score_candidates"]}'),
+        ('{"max_calls": "4"}', "max_calls"),
+    ):
+        assert run_all.main(command(source, tmp_path / "other", "--env", wrong)) == 2, wrong
+        assert told in capsys.readouterr().err, wrong
+
+
 def test_a_folder_of_something_else_is_left_alone(source: str, tmp_path: Path, stand_in: StandIn) -> None:
     out = tmp_path / "out"
     out.mkdir()

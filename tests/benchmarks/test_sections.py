@@ -83,7 +83,7 @@ def test_a_part_is_compared_on_the_seeds_that_both_have() -> None:
 def test_each_tool_is_offered_alone_and_left_out() -> None:
     scripted = next(row for row in DEFAULT.rows if row.name == "scripted")
     names = set(TOOLS.names())
-    rows = tool_rows(scripted)
+    rows = tool_rows(scripted, TOOLS.names())
     alone = {row.name: row for row in rows if row.ablation.startswith("Each tool alone")}
     assert {tuple(row.env["tools"]) for row in alone.values()} == {(name,) for name in names}
     assert all(row.kwargs["tools"] == row.env["tools"] for row in alone.values())
@@ -94,7 +94,7 @@ def test_each_tool_is_offered_alone_and_left_out() -> None:
         assert tool not in row.kwargs["tools"]
         assert len(row.kwargs["tools"]) == 3
     policy = Row("frozen", "llm", kwargs={"model": "tiny"}, lane="llm")
-    rows = tool_rows(policy)
+    rows = tool_rows(policy, TOOLS.names())
     assert len(rows) == 2 * len(names)
     assert {row.reference for row in rows} == {"frozen"}
     assert len({row.key for row in (*rows, policy)}) == 2 * len(names) + 1
