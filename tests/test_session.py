@@ -219,7 +219,9 @@ def test_reset_forgets(tiny: Dataset) -> None:
     assert (session.calls, session.mistakes, session.turns) == (0, 0, [])
 
 
-@pytest.mark.parametrize(("name", "value"), [("max_calls", -1), ("max_calls", "4"), ("max_turns", 0), ("retries", -1), ("retries", 1.5)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_calls", -1), ("max_calls", "4"), ("max_turns", 0), ("retries", -1), ("retries", 1.5)]
+)
 def test_bad_budgets(tiny: Dataset, name: str, value: object) -> None:
     with pytest.raises(ValueError, match=name):
         begin(tiny, **{name: value})
