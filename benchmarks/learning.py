@@ -260,15 +260,15 @@ class Outcome:
                 f"{', '.join(f'{value:.3f}' for value in self.by_seed[row])} | {100 * found['answered'].mean:.1f} % | "
                 f"{found['calls'].mean:.1f} | {found['tokens'].mean:,.0f} | {minutes} |"
             )
-        lines += ["", "| difference of N@10 | | p (Holm) |", "|---|---|---|"]
+        lines += ["", "| difference | N@10 | p (Holm) |", "|---|---|---|"]
         for name, (comparison, p) in self.comparisons.items():
-            lines.append(f"| {name} | {comparison.difference.mean:+.3f} {_interval(comparison.difference)} | {p:.2g} |")
+            lines.append(f"| {name} | {_interval(comparison.difference, '+')} | {p:.2g} |")
         spent = ", ".join(f"{name} {curve.tokens[-1]:,.0f}" for name, curve in self.curves.items())
         return "\n".join([*lines, "", f"Sampled tokens a run: {spent}.", "", f"`{self.command}`", ""])
 
 
-def _interval(found: Interval) -> str:
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+def _interval(found: Interval, sign: str = "") -> str:
+    return f"{found.mean:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
 
 
 def outcome(plan: Plan) -> Outcome:
