@@ -218,7 +218,7 @@ class Outcome:
         return {
             "command": self.command,
             "protocol": self.protocol,
-            "plan": {**asdict(self.plan), "out": str(self.plan.out), "warm": Path(self.plan.warm).name},
+            "plan": {name: value for name, value in asdict(self.plan).items() if name not in ("out", "warm")},
             "rows": {row: {name: asdict(each) for name, each in found.items()} for row, found in self.rows.items()},
             "by_seed": {row: list(values) for row, values in self.by_seed.items()},
             "comparisons": {

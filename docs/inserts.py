@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 _COMMENT = re.compile(r"^<!-- insert: (\S+) ?(.*?) -->$", re.MULTILINE)
-_LINK = re.compile(r"\[([^\]]+)\]\((?!http|#)([^)]+)\)")
+_LINK = re.compile(r"(!?)\[([^\]]+)\]\((?!http|#)([^)]+)\)")
 
 
 def fill(source: list[str]) -> None:
@@ -65,7 +65,10 @@ def readme(heading: str) -> str:
 
 def _led(link: re.Match[str]) -> str:
     """A link of the README, seen from docs/; a folder cannot be downloaded, so its name stands alone."""
-    return link[1] if (ROOT / link[2]).is_dir() else f"[{link[1]}](path:../{link[2]})"
+    picture, name, path = link.groups()
+    if picture:
+        return f"![{name}](../{path})"
+    return name if (ROOT / path).is_dir() else f"[{name}](path:../{path})"
 
 
 def ids(_: str) -> str:
