@@ -26,7 +26,8 @@ RETRIEVED = 10
 
 def halvings(values: FloatArray, top: float) -> IntArray:
     """int64 [M]: 8 from ``top`` on, one less for each halving, at least 1; 0 for what is not positive or unknown."""
-    exponents = np.frexp(values / top)[1]  # e where the ratio is m * 2**e, 0.5 <= m < 1
+    ratios = values / top
+    exponents = np.where(ratios > 0, np.frexp(ratios)[1], -LEVELS)  # e where the ratio is m * 2**e, 0.5 <= m < 1
     levels: IntArray = np.minimum(np.maximum(exponents + (LEVELS - 1), 1), LEVELS).astype(np.int64)
     levels[~(values > 0)] = 0
     return levels

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentrec_env.data.dataset import Dataset, Items
@@ -302,6 +302,7 @@ VIEWS = (shop()[0], shop("catalog")[0])
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0, 10) | st.just(float("nan")), min_size=1, max_size=30), st.floats(0.01, 5))
+@example([0.5, 5e-324], 2.0)
 def test_strengths_follow_the_order(values: list[float], top: float) -> None:
     array = np.array(values)
     levels = halvings(array, top)
