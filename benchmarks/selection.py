@@ -63,7 +63,7 @@ def select(options: argparse.Namespace, size: Size) -> Selection:
     own = preset.rows(model, options.model_args or {}, options.num_envs, options.train_seeds)
     policies = frozenset(row.name for row in own if not row.stage)
     references = [row for row in (*DEFAULT.rows, *own) if row.name in ("scripted", "grpo+ppr" if trains else "frozen")]
-    offered = options.env.get("tools") or TOOLS.names()
+    offered = options.env.get("tools", TOOLS.names())
     parts = [part for reference in references for part in tool_rows(reference, offered)]
     everything = DEFAULT.with_env(options.env).with_agents(options.agent).with_rows([*models, *own, WRITTEN, *parts])
 

@@ -25,8 +25,8 @@ METRICS = ("hit@1", "hit@5", "ndcg@5", "ndcg@10", "mrr")
 PRIMARY = "ndcg@10"
 """The metric that tables are sorted by and differences are shown in."""
 
-
 WORLD = ("num_candidates", "negatives", "history_length")
+"""Arguments of the environment that decide pools and histories; tracks set the first two."""
 RULES = ("tools", "max_calls", "max_turns", "retries", "reward")
 """Arguments of the environment that --env may give, beside history_length."""
 

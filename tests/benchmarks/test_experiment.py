@@ -111,7 +111,7 @@ def test_settings_of_a_stage_reach_its_variants_but_not_what_makes_them_one(tmp_
     assert made["ppr", 0].config.algorithm.mining.hardness == "margin"
     assert made["ppr-top", 0].config.algorithm.mining.hardness == "top"
     assert made["ppo", 0].config.steps == 7
-    assert made["ppo", 0].config.algorithm.groups == 6 * 8
+    assert made["ppo", 0].episodes == made["grpo", 0].episodes == 7 * 6 * 8
 
 
 def test_a_short_run_is_short_everywhere(tmp_path: Path) -> None:
