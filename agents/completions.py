@@ -253,8 +253,7 @@ class Completions:
                 raise self._given_up(outcome, attempt + 1)
             if outcome.wait is not None:
                 self._not_before = max(self._not_before, time.monotonic() + outcome.wait)
-            else:
-                await asyncio.sleep(min(30.0, 0.5 * 2**attempt) * self._jitter.uniform(0.5, 1.0))
+            await asyncio.sleep(min(30.0, 0.5 * 2**attempt) * self._jitter.uniform(0.5, 1.0))
             attempt += 1
 
     def _spend(self, attempt: int) -> None:

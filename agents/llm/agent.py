@@ -177,6 +177,11 @@ class LLMAgent:
         self._seed = seed
         self._episodes, self._ready, self._kept = {}, {}, {}
 
+    def free(self) -> None:
+        """Give the memory of keys and values back, which training has better use for; episodes under way go on."""
+        if self._engine is not None:
+            self._engine.free()
+
     def send(self, observations: Sequence[Observation], rows: Sequence[int], episodes: Sequence[int]) -> None:
         """Take observations of some rows; a row that cannot go on is answered with the reason, alone."""
         chat, engine = self._bound()

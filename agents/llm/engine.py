@@ -93,7 +93,8 @@ class Engine:
             raise ValueError(f"an engine needs at least one row, got {rows}")
         if active is not None and active < 1:
             raise ValueError(f"at least one row must be active, got {active}")
-        context = getattr(model.config, "max_position_embeddings", None) or sampling.max_episode_tokens
+        config = model.config.get_text_config()
+        context = getattr(config, "max_position_embeddings", None) or sampling.max_episode_tokens
         self.sampling = sampling
         self.context = min(context, sampling.max_episode_tokens)
         """Tokens of the longest transcript."""
@@ -260,6 +261,9 @@ class Engine:
 
     def _halve(self, chosen: Sequence[int]) -> None:
         """Hold half as many rows from now on; the others are read again when it is their turn."""
+        for row in chosen:
+            if self._rows[row].read is not None and not self._unread(row):
+                self._evict(row)  # memory ran out before its token was drawn, and its logits are gone
         tried = len({row for row, state in self._rows.items() if state.read is not None}.union(chosen))
         if tried == 1:
             raise torch.OutOfMemoryError(

@@ -136,8 +136,8 @@ class FusedDecoder:
     @torch.inference_mode()
     def begin(self, rows: Sequence[int], prompts: Sequence[Prompt]) -> Tensor:
         new = {prompt.ids: prompt for prompt in prompts if prompt.ids not in self._numbers}
-        self._read(list(new.values()))
         self._plan = None
+        self._read(list(new.values()))
         for row, prompt in zip(rows, prompts, strict=True):
             number = self._numbers[prompt.ids]
             self._members[number].add(row)
@@ -185,6 +185,7 @@ class FusedDecoder:
             try:
                 moved = cache.reserve(key, length)
             except torch.OutOfMemoryError:
+                self._plan = None
                 self._own.trim()
                 self._prompts.trim()
                 moved = cache.reserve(key, length)

@@ -118,7 +118,7 @@ def load_model(place: Path, dtype: str, device: torch.device) -> PreTrainedModel
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
         raise _failure("model", place, error) from error
     model, report = loaded
     missing = sorted(report["missing_keys"])

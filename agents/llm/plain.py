@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 class _Conversation:
     ids: list[int]
     cache: Any
+    """Of all `ids`; None where there is none, and they are read again."""
 
 
 class PlainDecoder:
@@ -55,16 +56,22 @@ class PlainDecoder:
         return torch.stack([read[prompt.ids][0] for prompt in prompts])
 
     def feed(self, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> Tensor:
-        logits = []
-        for row, more in zip(rows, ids, strict=True):
-            conversation = self._rows[row]
-            if self._cached:
-                after, conversation.cache = self._forward(list(more), conversation.cache)
-            else:
-                after, _ = self._forward([*conversation.ids, *more], None)
-            conversation.ids += more
-            logits.append(after)
-        return torch.stack(logits)
+        kept = [len(self._rows[row].ids) for row in rows]
+        try:
+            return torch.stack([self._extend(self._rows[row], more) for row, more in zip(rows, ids, strict=True)])
+        except BaseException:
+            for row, length in zip(rows, kept, strict=True):
+                conversation = self._rows[row]
+                del conversation.ids[length:]
+                conversation.cache = None
+            raise
+
+    def _extend(self, conversation: _Conversation, ids: Sequence[int]) -> Tensor:
+        """float32 [V]: logits after `ids` more."""
+        new = list(ids) if conversation.cache is not None else [*conversation.ids, *ids]
+        logits, conversation.cache = self._forward(new, conversation.cache)
+        conversation.ids += ids
+        return logits
 
     def release(self, row: int) -> None:
         self._rows.pop(row, None)

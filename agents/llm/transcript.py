@@ -31,7 +31,8 @@ class TurnSpan:
     start: int
     end: int
     stop: str
-    """Why it ended: "stop" (a stop string), "end" (an end-of-turn token), "turn_budget" or "episode_budget"."""
+    """Why it ended: "stop" (a stop string), "end" (an end-of-turn token), "turn_budget", "episode_budget" or
+    "context"."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -330,6 +330,15 @@ def test_retry_after_is_honoured_by_all(server: ChatServer, envs: RecVectorEnv, 
     assert len(server.asked) == 13
 
 
+def test_a_server_that_asks_for_no_wait_is_not_stormed(server: ChatServer, envs: RecVectorEnv) -> None:
+    server.answer = lambda body: send(429, b"{}", Retry_After="0") if len(server.bodies) < 3 else good(body)
+    episodes = play(envs, endpoint(server, retries=3), tasks=[0])
+    assert episodes[0].stop == StopReason.ANSWERED
+    first, second, third = server.times[:3]
+    assert second - first > 0.2
+    assert third - second > 0.4
+
+
 @pytest.mark.parametrize("broken", [send(503, b"loading"), half, send(200, b"{")])
 def test_what_passes_is_tried_again(server: ChatServer, envs: RecVectorEnv, broken: Any) -> None:
     def answer(body: Body) -> Any:

@@ -188,6 +188,20 @@ def test_sizes_of_slots_pieces_and_rounding_change_no_logit(layout: Layout, seed
     assert converse(model, decoder, torch.device("cpu"), seed, moves=60) < 1e-3
 
 
+def test_a_prompt_that_finds_no_room_leaves_the_others_as_they_were() -> None:
+    model = build(FAST["qwen3"])
+    layout = Layout(prompt=64, own=32, rounding=Rounding(rows=8, tokens=16))
+    decoder = FusedDecoder(model, LENGTH, torch.float32, torch.device("cpu"), memory=300 * 1024, layout=layout)
+    talk = Talk(model, decoder, np.random.default_rng(0))
+    talk.begin([0], [Prompt(tuple(talk.draw(40)), 0)])
+    talk.feed([0], [1])
+    with pytest.raises(torch.OutOfMemoryError):
+        decoder.begin([1], [Prompt(tuple(talk.draw(400)), 0)])
+    talk.feed([0], [1])
+    talk.release(0)
+    assert talk.worst < 1e-3
+
+
 @pytest.mark.gpu
 def test_steps_replayed_on_a_gpu_change_no_logit() -> None:
     if not torch.cuda.is_available():

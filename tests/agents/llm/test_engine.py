@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig, PreTrainedModel
 
+from agents.llm import engine as engine_module
+from agents.llm import sampling
 from agents.llm.chat import Prompt
 from agents.llm.decoder import Decoder
 from agents.llm.engine import Engine, Generation
@@ -376,6 +378,42 @@ def test_a_memory_too_small_for_all_rows_serves_them_in_turn_and_one_too_small_f
     engine.begin([0], [prompt_of(0)], [0])
     with pytest.raises(torch.OutOfMemoryError, match="max_episode_tokens"):
         engine.run()
+
+
+@pytest.mark.parametrize("call", [1, 2, 7])
+def test_memory_that_runs_out_while_tokens_are_drawn_changes_no_sample(
+    monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    model = tiny_model()
+    jobs = {row: (prompt_of(row % 2), row) for row in range(6)}
+    right = play(make_engine(model, 6), jobs)
+    calls = iter(range(1, 1_000_000))
+
+    def choose(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        if next(calls) == call:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return sampling.choose(*arguments)
+
+    monkeypatch.setattr(engine_module, "choose", choose)
+    found = play(make_engine(model, 6), jobs)
+    assert {row: episode.ids for row, episode in found.items()} == {row: episode.ids for row, episode in right.items()}
+
+
+@pytest.mark.parametrize("call", [1, 3, 8, 20])
+def test_memory_that_runs_out_in_the_slow_decoder_changes_no_sample(call: int) -> None:
+    model = MODELS["gpt2"]()
+    jobs = {row: (prompt_of(row % 2), row) for row in range(4)}
+    right = play(make_engine(model, 4), jobs)
+    engine = make_engine(model, 4)
+    calls = iter(range(1, 1_000_000))
+
+    def run_out(*_: Any) -> None:
+        if next(calls) == call:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.transformer.h[1].register_forward_pre_hook(run_out)  # in the middle: the first layer's cache has grown
+    found = play(engine, jobs)
+    assert {row: episode.ids for row, episode in found.items()} == {row: episode.ids for row, episode in right.items()}
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
