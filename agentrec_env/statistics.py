@@ -3,7 +3,8 @@ believed.
 
 Everything is paired: agents answer the same tasks, so one draw of tasks serves all of them and the spread
 that they share drops out of differences. An agent trained with several seeds is one row of the table: its
-seeds are resampled beside the tasks, so that its interval holds the noise of training too.
+seeds are resampled beside the tasks, so that its interval holds the noise of training too. Agents that were trained
+from one another, seed by seed, share the draws of seeds, and what a seed does to all of them drops out as well.
 
 Randomness comes from a Generator in the arguments; nothing here touches a global one.
 """
@@ -77,8 +78,12 @@ class PairedBootstrap(Generic[Key]):
 
     values: {key: float[tasks] or float[seeds, tasks]}, the same number of tasks for all; a key is an agent, or an agent
     and a metric. One draw of tasks serves all keys; the seeds of a key are drawn beside the tasks (two-way resampling,
-    Owen, Annals of Applied Statistics 2007, which errs on the wide side).
-    Raises ValueError for unequal numbers of tasks, no tasks and values that are not finite.
+    Owen, Annals of Applied Statistics 2007, which errs on the wide side where tasks and the noise of single values
+    decide; where the seeds decide, as few as three make it too narrow).
+    seeds: {key: group}. Keys of one group were made with the same seeds, row k of each with the same one, and share the
+    draws of seeds; a key that is not in it draws its own.
+    Raises ValueError for unequal numbers of tasks, no tasks, values that are not finite, and for unequal numbers of
+    seeds in one group.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class PairedBootstrap(Generic[Key]):
         rng: np.random.Generator,
         resamples: int = 10_000,
         level: float = 0.95,
+        seeds: Mapping[Key, Hashable] | None = None,
     ) -> None:
         if not 0 < level < 1:
             raise ValueError(f"level {level}: a confidence level lies between 0 and 1, such as 0.95")
@@ -94,6 +100,8 @@ class PairedBootstrap(Generic[Key]):
         sizes = {array.shape[1] for array in self.values.values()}
         if len(sizes) != 1:
             raise ValueError(f"paired values need the same tasks for all agents, given {sorted(sizes)} tasks")
+        groups = dict(seeds or {})
+        _check_groups(groups, self.values)
         self.level = level
         self.tasks = sizes.pop()
         stacked = np.concatenate(list(self.values.values())).T
@@ -102,12 +110,17 @@ class PairedBootstrap(Generic[Key]):
             counts = _draws(rng, min(_BLOCK, resamples - begin), self.tasks)
             means[begin : begin + _BLOCK] = counts @ stacked / self.tasks
         self.means: dict[Key, Floats] = {}
+        shared: dict[Hashable, Floats] = {}
         column = 0
         for key, array in self.values.items():
-            seeds = len(array)
-            weights = _draws(rng, resamples, seeds) / seeds if seeds > 1 else 1.0
-            self.means[key] = (means[:, column : column + seeds] * weights).sum(axis=1)
-            column += seeds
+            count = len(array)
+            weights = shared.get(groups[key]) if key in groups else None
+            if weights is None:
+                weights = _draws(rng, resamples, count) / count if count > 1 else np.ones((1, 1))
+            if key in groups:
+                shared[groups[key]] = weights
+            self.means[key] = (means[:, column : column + count] * weights).sum(axis=1)
+            column += count
 
     def interval(self, key: Key, method: Method = "percentile") -> Interval:
         """Interval of one agent's mean. "bca" corrects bias and skew (Efron 1987), over tasks."""
@@ -186,8 +199,8 @@ def compare(
     """Difference, interval, test and effect size of each (first, second), p values not yet corrected for number.
 
     The sign-flip test takes the trained models as they are. Where a row has several seeds its p is raised to that of
-    the two-way resamples, which holds the noise of training too, so that two rows that differ by luck of their seeds
-    are not told apart.
+    the two-way resamples, which holds the noise of training too (of rows that share their seeds, what is not common to
+    both), so that two rows that differ by luck of their seeds are not told apart.
     """
     differences = [bootstrap.per_task(first, second) for first, second in pairs]
     tests = sign_flip_tests(differences, rng)
@@ -277,6 +290,17 @@ def _by_seed(name: str, values: ArrayLike) -> Floats:
     if not np.isfinite(array).all():
         raise ValueError(f"{name}: values are not all finite; a failed episode counts 0, it is not left out")
     return array
+
+
+def _check_groups(groups: Mapping[Key, Hashable], values: Mapping[Key, Floats]) -> None:
+    counts: dict[Hashable, dict[str, int]] = {}
+    for key, group in groups.items():
+        if key not in values:
+            raise ValueError(f"seeds: there are no values of {key}")
+        counts.setdefault(group, {})[str(key)] = len(values[key])
+    for count in counts.values():
+        if len(set(count.values())) > 1:
+            raise ValueError(f"keys that were made with the same seeds have as many of them, given {count}")
 
 
 def _finite(name: str, values: ArrayLike) -> Floats:

@@ -1,8 +1,8 @@
 """What a part is worth: rows that lack one, each compared with the row that has all of them.
 
-Tools are taken away when the row plays: an agent is offered one tool alone, or all but one. Parts of a training method
-are rows with a stage of their own (`benchmarks.presets`). All differences of a table are paired by task and seed, and
-corrected by Holm for the number of its rows.
+Tools are taken away when the row plays: the scripted agent calls fewer, and to policies they answer for another task
+(`benchmarks.permuted`). Parts of a training method are rows with a stage of their own (`benchmarks.presets`). All
+differences of a table are paired by task and seed, and corrected by Holm for the number of its rows.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from agentrec_env.metrics import from_ranks
 from agentrec_env.statistics import Comparison, Interval, PairedBootstrap, compare, holm
+from agentrec_env.tools import resolve_tools
 from agents.scripted import DEFAULT_TOOLS
 from benchmarks.played import Played, ranks_of
 from benchmarks.presets import TRACK
@@ -28,16 +29,19 @@ METRICS = ("ndcg@10", "hit@1")
 
 @dataclass(frozen=True)
 class Part:
-    """A row of an ablation; differences are this row minus the reference, on the seeds that both have."""
+    """A row of an ablation."""
 
     name: str
-    seeds: int
+    seeds: tuple[int, ...]
+    """That all of its figures are of: those that the reference has too; all of its own where there are none."""
     metrics: Mapping[str, Interval]
     differences: Mapping[str, Comparison]
-    """Empty where the reference was not played."""
+    """This row minus the reference, on these seeds; empty for the reference and where it was not played on them."""
     p_holm: Mapping[str, float]
     calls: float
     """Tool calls an episode."""
+    invalid: float
+    """Share of episodes without a valid list for which the agent is to blame."""
 
 
 @dataclass(frozen=True)
@@ -45,43 +49,39 @@ class Ablation:
     """The rows of one heading."""
 
     title: str
-    reference: str
-    metrics: Mapping[str, Interval]
-    """Of the reference; empty where it was not played."""
-    calls: float
+    references: list[Part]
+    """The row that has all parts, once for each choice of seeds that parts are compared on."""
     parts: list[Part]
 
 
-def tool_rows(reference: Row, names: Sequence[str]) -> list[Row]:
-    """Rows of an agent that is offered each tool alone, and all but each; with the reference's first seed alone.
+def tool_rows(reference: Row, offered: Sequence[str]) -> list[Row]:
+    """Rows of an agent with the knowledge of each tool alone, and of all but each; with the reference's first seed.
 
     Args:
-        reference: The agent with all of them.
-        names: Of the tools on offer.
+        reference: The agent with all of them. The scripted one calls those that it is told to; to others, the tools
+            that are taken away answer for another task.
+        offered: As the environment's argument `tools`.
     """
-    scripted = reference.agent == "scripted"
-    called = [name for name in DEFAULT_TOOLS if name in names]
-    rows = []
-    for title, kept in (("alone", lambda tool: [tool]), ("without", lambda tool: [n for n in names if n != tool])):
-        for tool in called if scripted and title == "without" else names:
-            kwargs: dict[str, Any] = dict(reference.kwargs)
-            if scripted:
-                kwargs["tools"] = [tool] if title == "alone" else [n for n in called if n != tool]
-            name = f"{reference.name}: {tool} alone" if title == "alone" else f"{reference.name} without {tool}"
-            heading = "Each tool alone" if title == "alone" else "Each tool left out"
-            rows.append(
-                replace(
-                    reference,
-                    name=name,
-                    kwargs=kwargs,
-                    env={**reference.env, "tools": kept(tool)},
-                    seeds=1,
-                    tracks=(TRACK,),
-                    ablation=f"{heading}: {reference.name}",
-                    reference=reference.name,
-                )
-            )
-    return rows
+    names, name = list(resolve_tools(offered)), reference.name
+    if reference.agent == "scripted":
+        called = [tool for tool in DEFAULT_TOOLS if tool in names]
+        alone, left_out = "Each tool alone", "Each tool left out"
+        parts = [(f"{name}: {tool} alone", alone, {"kwargs": {**reference.kwargs, "tools": [tool]}}) for tool in names]
+        for tool in called:
+            kwargs = {**reference.kwargs, "tools": [other for other in called if other != tool]}
+            parts.append((f"{name} without {tool}", left_out, {"kwargs": kwargs}))
+    else:
+        alone, left_out = "Each tool alone, the others permuted", "Each tool permuted"
+        parts = [
+            (f"{name}: {tool} alone", alone, {"permuted": tuple(other for other in names if other != tool)})
+            for tool in names
+        ]
+        parts += [(f"{name}, {tool} permuted", left_out, {"permuted": (tool,)}) for tool in names]
+    common = {"seeds": 1, "tracks": (TRACK,), "reference": name}
+    return [
+        replace(reference, name=title, ablation=f"{heading}: {name}", **common, **part)
+        for title, heading, part in parts
+    ]
 
 
 def ablate(played: Sequence[Played], rng: np.random.Generator) -> list[Ablation]:
@@ -101,43 +101,37 @@ def ablate(played: Sequence[Played], rng: np.random.Generator) -> list[Ablation]
 
 def _ablation(title: str, rows: Sequence[Played], reference: Played | None, rng: np.random.Generator) -> Ablation:
     values: dict[tuple[str, str, str], Any] = {}
-    pairs = []
+    parts: list[Played] = []
+    references: dict[str, Played] = {}
     for each in rows:
         shared = [seed for seed in each.seeds if reference is not None and seed in reference.seeds]
-        values |= _values("row", each, list(each.seeds))
+        # On the seeds that both have, so that the luck of a seed is not taken for the worth of a part.
+        parts.append(each.on(shared) if shared else each)
+        values |= _values("part", each.row.name, parts[-1])
         if reference is not None and shared:
-            # On the seeds that both have, so that the luck of a seed is not taken for the worth of a part.
-            values |= _values("own", each, shared) | _values("other", reference, shared, each.row.name)
-            pairs.append(each.row.name)
-    if reference is not None:
-        values |= _values("reference", reference, list(reference.seeds))
-    bootstrap = PairedBootstrap(values, rng)
-    compared: dict[str, dict[str, Comparison]] = {name: {} for name in pairs}
-    corrected: dict[str, dict[str, float]] = {name: {} for name in pairs}
-    for metric in METRICS if pairs else ():
-        found = compare(bootstrap, [(("own", name, metric), ("other", name, metric)) for name in pairs], rng)
-        for name, comparison, p in zip(pairs, found, holm([each.p for each in found]), strict=True):
+            references[each.row.name] = reference.on(shared)
+            values |= _values("reference", each.row.name, references[each.row.name])
+    bootstrap = PairedBootstrap(values, rng, seeds={key: key[1] for key in values})
+    compared: dict[str, dict[str, Comparison]] = {name: {} for name in references}
+    corrected: dict[str, dict[str, float]] = {name: {} for name in references}
+    for metric in METRICS if references else ():
+        pairs = [(("part", name, metric), ("reference", name, metric)) for name in references]
+        found = compare(bootstrap, pairs, rng)
+        for name, comparison, p in zip(references, found, holm([each.p for each in found]), strict=True):
             compared[name][metric], corrected[name][metric] = comparison, p
-    parts = [
-        Part(
-            each.row.name,
-            len(each.seeds),
-            {metric: bootstrap.interval(("row", each.row.name, metric)) for metric in METRICS},
-            compared.get(each.row.name, {}),
-            corrected.get(each.row.name, {}),
-            each.calls,
-        )
-        for each in rows
-    ]
-    name = rows[0].row.reference
-    whole = {} if reference is None else {m: bootstrap.interval(("reference", name, m)) for m in METRICS}
-    return Ablation(title, name, whole, 0.0 if reference is None else reference.calls, parts)
+
+    def line(kind: str, name: str, each: Played) -> Part:
+        metrics = {metric: bootstrap.interval((kind, name, metric)) for metric in METRICS}
+        own = kind == "part" and name in references
+        differences, p_holm = (compared[name], corrected[name]) if own else ({}, {})
+        return Part(each.row.name, tuple(each.seeds), metrics, differences, p_holm, each.calls, each.invalid)
+
+    whole = {tuple(each.seeds): line("reference", name, each) for name, each in references.items()}
+    return Ablation(title, list(whole.values()), [line("part", each.row.name, each) for each in parts])
 
 
-def _values(
-    kind: str, played: Played, seeds: Sequence[int], name: str | None = None
-) -> dict[tuple[str, str, str], Any]:
-    """float64 [seeds, tasks] by kind, name of the row and metric."""
-    ranks = np.array([ranks_of(played.records(seed)) for seed in seeds])
+def _values(kind: str, part: str, played: Played) -> dict[tuple[str, str, str], Any]:
+    """float64 [seeds, tasks] by kind, name of the part and metric."""
+    ranks = np.array([ranks_of(played.records(seed)) for seed in played.seeds])
     found = from_ranks(ranks.ravel(), METRICS)
-    return {(kind, name or played.row.name, metric): found[metric].reshape(ranks.shape) for metric in METRICS}
+    return {(kind, part, metric): found[metric].reshape(ranks.shape) for metric in METRICS}

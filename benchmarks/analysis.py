@@ -26,19 +26,21 @@ from agentrec_env.statistics import (
     position_uniformity,
     seed_spread,
 )
-from agentrec_env.types import StopReason
+from benchmarks.ablations import METRICS as COMPARED
 from benchmarks.ablations import Ablation, ablate
 from benchmarks.costs import Cost, costs
-from benchmarks.played import Played, ranks_of, records_of
+from benchmarks.played import ERRORS, Played, chains, ranks_of, records_of
+from benchmarks.presets import TRAINED
 from benchmarks.records import Block
 from benchmarks.strata import Strata, stratify
 from benchmarks.suite import METRICS, PRIMARY, Track
 
 LIST = 10
 """Items of a final list."""
-ERRORS = (StopReason.AGENT_ERROR, StopReason.ENVIRONMENT_ERROR)
 OTHER_HALF = " | "
 CHANCE_CONTROLS = ("random", "identity", "reversed")
+FROZEN = ("no-tools", "frozen")
+"""Rows of the policy that training starts from."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,17 @@ class Pair:
     second: str
     comparison: Comparison
     p_holm: float
+
+
+@dataclass(frozen=True)
+class Planned:
+    """`first` minus `second` by metric, for the rows that were settled before the run; corrected by Holm for the number
+    of these rows, each metric for itself."""
+
+    first: str
+    second: str
+    comparisons: dict[str, Comparison]
+    p_holm: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -149,6 +162,13 @@ class TrackResult:
     ablations: list[Ablation] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     """Sentences of the run itself."""
+    planned: list[Planned] = field(default_factory=list)
+    """The row that was trained furthest minus each that it is to be better than; empty where nothing was trained."""
+
+    @property
+    def reference(self) -> str | None:
+        """The best baseline over all tasks, for what is held against a single row."""
+        return _reference(self.rows)
 
 
 def analyse(
@@ -179,7 +199,8 @@ def analyse(
     best = _best([p.row.name for p in played if p.row.role == "baseline"], values)
     if best is not None and best not in ranks:
         values |= {(best, metric): _halved(best.split(OTHER_HALF), values, metric) for metric in METRICS}
-    bootstrap = PairedBootstrap(values, rng) if values else None
+    seeds = {(name, metric): group for name, group in chains(played).items() for metric in METRICS}
+    bootstrap = PairedBootstrap(values, rng, seeds=seeds) if values else None
     versus = _versus(bootstrap, list(ranks), best, rng) if bootstrap else {}
     rows = [
         _row(p, {m: bootstrap.interval((p.row.name, m)) for m in METRICS}, versus.get(p.row.name, {}), rng)
@@ -204,9 +225,15 @@ def analyse(
         controls=_controls(ranks, track.pool),
         missing=dict(missing),
         costs=costs(played, rng),
-        strata=stratify(world, played, best, rng) if world is not None else [],
+        strata=stratify(world, played, _reference(rows), rng) if world is not None else [],
         ablations=ablations,
+        planned=_planned(bootstrap, played, rng) if bootstrap else [],
     )
+
+
+def _reference(rows: Sequence[RowResult]) -> str | None:
+    """The first baseline of rows that are sorted, best first."""
+    return next((row.name for row in rows if row.role == "baseline"), None)
 
 
 def _best(names: Sequence[str], values: Mapping[tuple[str, str], NDArray[np.float64]]) -> str | None:
@@ -263,7 +290,7 @@ def _row(
         turns=sum(record.turns for record in records) / len(records),
         milliseconds=1e3 * sum(block.seconds for block in blocks) / len(records),
         prepare_seconds=sum(block.prepare_seconds for block in blocks),
-        invalid=1 - (stops[StopReason.ANSWERED] + failed) / len(records),
+        invalid=played.invalid,
         failed=failed / len(records),
         stops={str(reason): count for reason, count in sorted(stops.items())},
         ranks=np.bincount(ranks, minlength=LIST + 1).tolist(),
@@ -286,9 +313,8 @@ def _versus(
         return {}
     result: dict[str, dict[str, Versus]] = {name: {} for name in others}
     for metric in METRICS:
-        comparisons = compare(bootstrap, [((name, metric), (best, metric)) for name in others], rng)
-        adjusted = holm([comparison.p for comparison in comparisons])
-        for name, comparison, p in zip(others, comparisons, adjusted, strict=True):
+        found = _corrected(bootstrap, [(name, best) for name in others], metric, rng)
+        for name, (comparison, p) in zip(others, found, strict=True):
             result[name][metric] = Versus(best, comparison, p)
     return result
 
@@ -297,9 +323,36 @@ def _pairs(bootstrap: PairedBootstrap[tuple[str, str]], names: list[str], rng: n
     chosen = [(first, second) for i, first in enumerate(names) for second in names[i + 1 :]]
     if not chosen:
         return []
-    comparisons = compare(bootstrap, [((a, PRIMARY), (b, PRIMARY)) for a, b in chosen], rng)
-    adjusted = holm([comparison.p for comparison in comparisons])
-    return [Pair(*names, comparison, p) for names, comparison, p in zip(chosen, comparisons, adjusted, strict=True)]
+    return [
+        Pair(*pair, *found) for pair, found in zip(chosen, _corrected(bootstrap, chosen, PRIMARY, rng), strict=True)
+    ]
+
+
+def _planned(
+    bootstrap: PairedBootstrap[tuple[str, str]], played: Sequence[Played], rng: np.random.Generator
+) -> list[Planned]:
+    rows = {each.row.name: each.row for each in played}
+    subject = next((name for name in reversed(list(TRAINED)) if name in rows), None)
+    if subject is None:
+        return []
+    others = [name for name, row in rows.items() if row.role == "baseline" or row.stage or name in ("oracle", *FROZEN)]
+    pairs = [(subject, name) for name in others if name != subject]
+    found = {metric: _corrected(bootstrap, pairs, metric, rng) for metric in COMPARED if pairs}
+    return [
+        Planned(*pair, {m: found[m][i][0] for m in COMPARED}, {m: found[m][i][1] for m in COMPARED})
+        for i, pair in enumerate(pairs)
+    ]
+
+
+def _corrected(
+    bootstrap: PairedBootstrap[tuple[str, str]],
+    pairs: Sequence[tuple[str, str]],
+    metric: str,
+    rng: np.random.Generator,
+) -> list[tuple[Comparison, float]]:
+    """First minus second of each pair, and its p value corrected for their number."""
+    comparisons = compare(bootstrap, [((first, metric), (second, metric)) for first, second in pairs], rng)
+    return list(zip(comparisons, holm([comparison.p for comparison in comparisons]), strict=True))
 
 
 def _order(blocks: Sequence[Block], reordered: Sequence[Block], rng: np.random.Generator) -> OrderSensitivity | None:

@@ -161,7 +161,7 @@ class Experiment:
     def _config(self, stage: Stage, env: Mapping[str, Any], tasks: int) -> Any:
         """Settings of a stage, without folder, seed and model."""
         config = _defaults(stage)
-        settings = _merged({"env": dict(env)}, self._settings(stage, config))
+        settings = _merged({"env": {**env, **self.preset.env}}, self._settings(stage, config))
         equal = self._config(self._stage(stage.equal), env, tasks) if stage.equal else None
         if equal is not None:
             size = settings.get("algorithm", {}).get("group_size", config.algorithm.group_size)

@@ -8,8 +8,8 @@ the test tasks once, greedily, as the warm start does. Runs go on where they wer
 band from the lowest to the highest).
 
 What is equal between the algorithms: the warm start, episodes a step (GRPO: G of each task; PPO: one of each, so G
-times the tasks), steps, tasks, pools, sampling, the optimizer but for its rate. Tokens differ as far as the policies
-come to write more or less; they are counted, and the curves are over them.
+times the tasks, unless --ppo says otherwise), steps, pools, sampling, the optimizer but for its rate. Tokens differ as
+far as the policies come to write more or less; they are counted, and the curves are over them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import numpy as np
 from agentrec_env.statistics import Comparison, Interval, PairedBootstrap, compare, holm
 from benchmarks.records import write_text
 from benchmarks.speed.workers import machine
+from benchmarks.suite import files_digest
 
 TITLES = {"listwise_grpo": "list-wise GRPO", "ppo": "PPO"}
 WARM = "warm start"
@@ -67,6 +68,21 @@ class Plan:
     def folder(self, algorithm: str, seed: int) -> Path:
         """Of a run."""
         return self.out / f"{algorithm}-seed{seed}"
+
+    def claim(self) -> None:
+        """Hold the folder to these settings, to which only seeds may be added.
+
+        Raises:
+            ValueError: It holds runs with others.
+        """
+        warm = Path(self.warm)
+        settings = {name: value for name, value in asdict(self).items() if name not in ("seeds", "out")}
+        settings["warm"] = files_digest(warm) if warm.is_dir() else self.warm
+        path = self.out / "plan.json"
+        held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else settings
+        if different := [f"{name}: {held.get(name)!r}" for name in settings if held.get(name) != settings[name]]:
+            raise ValueError(f"{self.out} holds runs with other settings ({'; '.join(different)}); give another --out")
+        write_text(path, json.dumps(settings, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -384,6 +400,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Plan, int]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, then write and print what was found."""
     plan, jobs = parse(arguments)
+    plan.claim()
     runs = [Job(plan), *(Job(plan, name, seed) for seed in plan.seeds for name in plan.rates)]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         for done in pool.map(work, runs):

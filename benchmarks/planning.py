@@ -142,7 +142,7 @@ def _code() -> str:
     """A hash of the sources that results depend on, so that what another version played is not taken for this one's."""
     root = Path(__file__).resolve().parent.parent
     paths = [path for package in ("agentrec_env", "agents") for path in (root / package).rglob("*.py")]
-    paths += [root / "benchmarks" / f"{name}.py" for name in ("runner", "suite", "records")]
+    paths += [root / "benchmarks" / f"{name}.py" for name in ("runner", "suite", "records", "permuted")]
     digest = hashlib.sha256(repr({name: versions().get(name) for name in ("numpy", "torch", "lightgbm")}).encode())
     for path in sorted(paths):
         digest.update(path.read_bytes())

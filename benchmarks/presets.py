@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from agentrec_env.tools import PAPER
 from benchmarks.suite import Row, content_of
 
 Algorithm = Literal["sft", "ppo", "grpo", "ppr", "dpo"]
@@ -54,6 +55,8 @@ class Preset:
     play: Mapping[str, Any]
     """Arguments of `agents.llm.agent.LLMAgent` with which its rows play."""
     stages: tuple[Stage, ...]
+    env: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the environment in which its policies are trained and play; --env stands before them."""
 
     def rows(self, model: str, arguments: Mapping[str, Any], num_envs: int, seeds: int) -> list[Row]:
         """The rows that the experiment adds, main ones first; those with a stage have no model yet.
@@ -68,8 +71,8 @@ class Preset:
         play, content = {**self.play, **arguments}, content_of(model)
         start: dict[str, Any] = {"kwargs": {"model": model, **play}, "content": content, "neutral": ("rows",), **common}
         rows = [
-            Row("no-tools", "llm", env=NO_TOOLS, **start),
-            Row("frozen", "llm", **start),
+            Row("no-tools", "llm", env={**self.env, **NO_TOOLS}, **start),
+            Row("frozen", "llm", env=self.env, **start),
         ]
         for name, (stage, ablation, reference) in TRAINED.items():
             if stage in {each.name for each in self.stages}:
@@ -80,7 +83,7 @@ class Preset:
                         kwargs=play,
                         content=content,
                         neutral=("rows", "model"),
-                        env=NO_TOOLS if ablation == TOOLLESS else {},
+                        env={**self.env, **(NO_TOOLS if ablation == TOOLLESS else {})},
                         ablation=ablation,
                         reference=reference,
                         stage=stage,
@@ -98,9 +101,11 @@ TRAINED: Mapping[str, tuple[str, str, str]] = {
     "grpo+grpo": ("again", "", ""),
     "grpo+dpo": ("dpo", "", ""),
     "grpo+ppr": ("ppr", "", ""),
+    "sft, no tools": ("sft-no-tools", TOOLLESS, "grpo"),
     "grpo, no tools": ("grpo-no-tools", TOOLLESS, "grpo"),
     "grpo, leave-one-out": ("grpo-leave-one-out", BASELINES, "grpo"),
     "grpo, std": ("grpo-std", BASELINES, "grpo"),
+    "ppr, its form alone": ("form", PAIRS, "grpo+ppr"),
     "ppr, top negative": ("ppr-top", PAIRS, "grpo+ppr"),
     "ppr, margin curriculum": ("ppr-margin", PAIRS, "grpo+ppr"),
     "ppr, more likely only": ("ppr-more", PAIRS, "grpo+ppr"),
@@ -111,7 +116,6 @@ TRAINED: Mapping[str, tuple[str, str, str]] = {
 """Stage, heading of the ablation, and the row it is compared with, by the name of the row."""
 
 ABLATIONS = (
-    Stage("grpo-no-tools", "grpo", base="grpo", settings={"env": NO_TOOLS}),
     Stage("grpo-leave-one-out", "grpo", base="grpo", settings={"algorithm": {"baseline": "leave_one_out"}}),
     Stage("grpo-std", "grpo", base="grpo", settings={"algorithm": {"std": True}}),
     Stage("ppr-top", "ppr", base="ppr", settings={"algorithm": {"mining": {"hardness": "top"}}}),
@@ -124,13 +128,16 @@ ABLATIONS = (
 
 _SMALL: Mapping[str, Any] = {"steps": 100, "evaluate_every": 10, "threads": 1, "optimization": {"lr": 3e-4}}
 """Chosen by the search that benchmarks/results/learning/README.md tells of."""
+_REFINED: Mapping[str, Any] = {**_SMALL, "steps": 50}
+_MINING: Mapping[str, Any] = {"mining": {"mine_tasks": 2_000}}
+"""Of which a policy ranks more than a thousand wrongly, more than its steps ask about."""
 _PAIR_ENV: Mapping[str, Any] = {"mode": "pair", "num_candidates": 2, "reward": "pair"}
 _MUON: Mapping[str, Any] = {"method": "muon", "lr": 1e-3, "matrix_lr": 0.01, "warmup": 10}
 _LARGE: Mapping[str, Any] = {
     "temperature": 0.6,
     "max_turn_tokens": 6144,
     "max_episode_tokens": 16384,
-    "dtype": "bfloat16",
+    "dtype": "mixed",  # a weight in bfloat16 does not move by 1e-6
     "gradient_checkpointing": True,
     "evaluate_every": 20,
     "rows": 512,
@@ -165,22 +172,26 @@ PRESETS: Mapping[str, Preset] = {
                 {**_SMALL, "value_lr": 3e-3, "algorithm": {"group_size": 8, "epochs": 2, "lam": 1.0}},
                 equal="grpo",
             ),
-            Stage("dpo", "dpo", "grpo", {**_SMALL, "steps": 50, "algorithm": {"groups": 16, "nll": 0.1}}),
-            # A policy that knows lists alone answers questions with lists: it is shown the form first.
+            # A policy that knows lists alone answers questions with lists: it is shown the form first. DPO, which asks
+            # none, starts there too: the same policy is then mined for the same pairs.
             Stage(
                 "form",
                 "sft",
                 "grpo",
                 {"steps": 40, "evaluate_every": 0, "threads": 1, "env": _PAIR_ENV, "optimization": _MUON},
             ),
-            Stage("ppr", "ppr", "form", {**_SMALL, "steps": 50, "algorithm": {"groups": 16, "lists": 0.25}}),
+            Stage("ppr", "ppr", "form", {**_REFINED, "algorithm": {"groups": 16, "lists": 0.25, **_MINING}}),
+            Stage("dpo", "dpo", "form", {**_REFINED, "algorithm": {"groups": 16, "nll": 0.1, **_MINING}}),
             Stage("again", "grpo", "grpo", base="grpo", equal="ppr"),
+            # One that knows tools alone calls them whether they are offered or not, and is paid for nothing.
+            Stage("sft-no-tools", "sft", base="sft", settings={"env": NO_TOOLS}),
+            Stage("grpo-no-tools", "grpo", "sft-no-tools", {"env": NO_TOOLS}, base="grpo"),
             *ABLATIONS,
         ),
     ),
     "paper": Preset(
         "paper",
-        "the paper's: G 8, batch 64, lr 1e-6, temperature 0.6, 6,144 tokens, 3 epochs; GPUs of 80 GB",
+        "the paper's: G 8, batch 64, lr 1e-6, temperature 0.6, 6,144 tokens, 3 epochs; for 4 B weights a GPU of 141 GB",
         "Qwen/Qwen3-4B-Instruct-2507",
         {"temperature": 0.0, "max_turn_tokens": 6144, "max_episode_tokens": 16384},
         (
@@ -201,7 +212,9 @@ PRESETS: Mapping[str, Preset] = {
             Stage("ppr", "ppr", "grpo", _LARGE, passes=1.44),
             Stage("dpo", "dpo", "grpo", _LARGE, passes=0.72),
             Stage("again", "grpo", "grpo", base="grpo", equal="ppr"),
+            Stage("grpo-no-tools", "grpo", base="grpo", settings={"env": NO_TOOLS}),
             *ABLATIONS,
         ),
+        {"tools": list(PAPER), "retries": 0},
     ),
 }

@@ -27,13 +27,17 @@ PACKAGES = ("agentrec-env", "gymnasium", "numpy", "scipy", "torch", "transformer
 
 NOTES = (
     "Intervals are 95 % paired bootstrap intervals (percentile, 10,000 resamples of tasks, the same for all rows; rows "
-    "with several seeds resample their seeds as well). p values come from a paired randomisation (sign-flip) test of "
-    "the mean difference with 50,000 sign patterns, on values averaged over seeds, corrected by Holm over the rows "
-    "(or pairs) of one table. d_z is the mean difference over the standard deviation of the differences.",
+    "with several seeds resample their seeds as well, and trained rows with the same seeds share these draws, for seed "
+    "k of a stage starts from seed k of the one before it). p values come from a paired randomisation (sign-flip) test "
+    "of the mean difference with 50,000 sign patterns, on values averaged over seeds; where a row has several seeds, "
+    "from the resamples if that p is larger. They are corrected by Holm over the rows (or pairs) of one table, each "
+    "metric for itself. d_z is the mean difference over the standard deviation of the differences.",
+    "Planned comparisons were settled before the run: the row that was trained furthest minus each baseline, the "
+    "oracle and each other row of the policy, in ndcg@10 and hit@1, each metric corrected over that table's lines.",
     "The best baseline is chosen for each half of the tasks on the other half; where the halves choose differently, "
-    "differences are to both, each on its half. The oracle sorts "
-    "by the true choice model of the embedded world, which no agent can beat on average; on other data it gives the "
-    "answer itself, so that its figures must be 1.",
+    "differences are to both, each on its half. Kinds of tasks and transcripts are held against one row, the best "
+    "baseline over all tasks. The oracle sorts by the true choice model of the embedded world, which no agent can beat "
+    "on average; on other data it gives the answer itself, so that its figures must be 1.",
     "A list holds at most ten items: an item that is not among them counts as missed, for mrr too. Episodes without a "
     "valid list count 0. Agents that rank by scores break ties at random, never by the order of the candidates.",
     "ms is wall time an episode, environment and tools included, with the machine and processes named below; the time "
@@ -42,7 +46,11 @@ NOTES = (
     "Policies are trained on training tasks with fresh pools, the best one is chosen on valid tasks, and test tasks "
     "are played once, greedily. Rows of an experiment share the stages that they have in common, seed by seed. PPO "
     "plays as many episodes a step as list-wise GRPO, for as many steps. grpo+grpo goes on with list-wise GRPO for as "
-    "many episodes as grpo+ppr plays after it.",
+    "many episodes as the steps of grpo+ppr play; what grpo+ppr has beside them, the lessons in the form of its "
+    "questions and the lists that are mined for pairs, is not counted. grpo+dpo and grpo+ppr start from one policy, "
+    "which was shown that form where there are such lessons, and mine the same pairs. A part that is left out or "
+    "changed is compared on the seeds that the row with all parts has too, and both are shown on these. A tool that is "
+    "taken from a policy answers for another task (permutation importance): its form stays, its knowledge goes.",
     "Kinds of tasks: head items are the most frequent fifth of those that occur in the training part. Tools disagree "
     "by 1 minus the mean rank correlation of each two signals behind their lists of candidates; thirds of the tasks. "
     "p values are corrected over all differences of a table. Tokens read are counted once for local models, and as the "

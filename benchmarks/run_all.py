@@ -238,7 +238,7 @@ def _transcripts(
     roles = {each.row.name: each.row for each in played if each.row.role == "agent" and not each.row.ablation}
     ordered = [row.name for row in result.rows if row.name in roles]
     ordered.sort(key=lambda name: not roles[name].lane)
-    reference = next((each for each in played if each.row.name == result.best_baseline), None)
+    reference = next((each for each in played if each.row.name == result.reference), None)
     for name in ordered[:1]:
         place = next(unit.place for unit in units if unit.row.name == name and not unit.order)
         if chosen := transcripts(folder, place, name, reference):

@@ -26,6 +26,7 @@ from agentrec_env.data.splits import SPLITS, Split
 from agentrec_env.data.world import World
 from agentrec_env.episodes import describe
 from agentrec_env.types import Task
+from benchmarks.permuted import permute
 from benchmarks.records import Block, Folder, Place, Record
 from benchmarks.suite import Row, Track
 
@@ -235,7 +236,10 @@ def open_envs(unit: Unit) -> tuple[Any, Callable[..., Any]]:
     world = open_world(unit.source, unit.split, unit.pool_seed, unit.track)
     if unit.order:
         world = Reordered(world, unit.order)
-    return RecVectorEnv(unit.row.num_envs, world=world, task_split="test", **{**unit.track.rules, **unit.row.env}), play
+    rules = {**unit.track.rules, **unit.row.env}
+    if unit.row.permuted:
+        rules["tools"] = permute(world, rules.get("tools"), unit.row.permuted)
+    return RecVectorEnv(unit.row.num_envs, world=world, task_split="test", **rules), play
 
 
 @lru_cache(maxsize=4)

@@ -16,19 +16,46 @@ from benchmarks.tables import (
     interval,
     number,
     order_table,
+    p_value,
     pair_table,
+    percent,
     reward_table,
     seed_table,
+    signed,
 )
 
 
 def supplements(result: TrackResult) -> list[Table]:
     """The tables after the main one that have lines."""
-    tables = [control_table(result), cost_table(result), order_table(result)]
+    tables = [planned_table(result), control_table(result), cost_table(result), order_table(result)]
     tables += [table for strata in result.strata for table in strata_tables(strata)]
     tables += [ablation_table(ablation) for ablation in result.ablations]
     tables += [seed_table(result), reward_table(result), pair_table(result)]
     return [table for table in tables if table.lines]
+
+
+def planned_table(result: TrackResult) -> Table:
+    """The trained row beside each row that it is to be better than."""
+    planned = result.planned
+    return Table(
+        f"Planned comparisons: {planned[0].first} minus each row" if planned else "",
+        ("row", *(head for metric in COMPARED for head in (f"Δ {metric}", "d_z", "p (Holm)"))),
+        tuple(
+            (
+                Cell(pair.second),
+                *(
+                    cell
+                    for metric in COMPARED
+                    for cell in (
+                        difference(pair.comparisons[metric], pair.p_holm[metric]),
+                        Cell(signed(pair.comparisons[metric].effect, 2)),
+                        Cell(p_value(pair.p_holm[metric])),
+                    )
+                ),
+            )
+            for pair in planned
+        ),
+    )
 
 
 def cost_table(result: TrackResult) -> Table:
@@ -61,7 +88,7 @@ def strata_tables(strata: Strata) -> list[Table]:
     )
     others = [name for name in names if strata.kinds[0].differences.get(name)]
     differences = Table(
-        f"Δ {PRIMARY} to {strata.reference} by {strata.title}",
+        f"Δ {PRIMARY} to {strata.reference}, the best baseline over all tasks, by {strata.title}",
         ("agent", *heads),
         tuple(
             (Cell(name), *(difference(kind.differences[name], kind.p_holm[name]) for kind in strata.kinds))
@@ -74,24 +101,21 @@ def strata_tables(strata: Strata) -> list[Table]:
 def ablation_table(ablation: Ablation) -> Table:
     """Each row beside the one that has all parts."""
     heads = [head for metric in COMPARED for head in (metric, f"Δ {metric}")]
-    lines = []
-    if ablation.metrics:
-        cells = [cell for metric in COMPARED for cell in (interval(ablation.metrics[metric]), Cell("–"))]
-        lines.append((Cell(ablation.reference, "all parts"), *cells, Cell(f"{ablation.calls:.1f}")))
     return Table(
         ablation.title,
-        ("row", *heads, "calls"),
-        (*lines, *(_part(part) for part in ablation.parts)),
+        ("row", *heads, "calls", "invalid %"),
+        (*(_part(part, "all parts, ") for part in ablation.references), *(_part(part) for part in ablation.parts)),
     )
 
 
-def _part(part: Part) -> tuple[Cell, ...]:
-    cells = [Cell(part.name, f"{part.seeds} seeds" if part.seeds > 1 else "")]
+def _part(part: Part, about: str = "") -> tuple[Cell, ...]:
+    seeds = f"seed{'s' if len(part.seeds) > 1 else ''} {', '.join(map(str, part.seeds))}"
+    cells = [Cell(part.name, about + seeds)]
     for metric in COMPARED:
         compared = part.differences.get(metric)
         cells.append(interval(part.metrics[metric]))
         cells.append(difference(compared, part.p_holm[metric]) if compared else Cell("–"))
-    return (*cells, Cell(f"{part.calls:.1f}"))
+    return (*cells, Cell(f"{part.calls:.1f}"), Cell(percent(part.invalid)))
 
 
 def training_table(result: TrainingResult) -> Table:

@@ -48,10 +48,12 @@ def select(options: argparse.Namespace, size: Size) -> Selection:
         ValueError: Flags that do not fit together, or a name that is no row and no track.
     """
     _check_flags(options)
+    suite = DEFAULT.with_env(options.env).with_agents(options.agent)
     trains = options.train or size.trains or any(name in TRAINED for name in options.only)
     if options.preset and not trains:
         raise ValueError(f"--preset {options.preset} is for rows that are trained: add --train or --full")
     preset = PRESETS[options.preset or SMALL]
+    preset = replace(preset, env={name: options.env.get(name, value) for name, value in preset.env.items()})
     if trains and len(options.model) > 1:
         raise ValueError(f"one model is trained at a time; got --model {' --model '.join(options.model)}")
     if options.model_args and not options.model and not trains:
@@ -64,8 +66,8 @@ def select(options: argparse.Namespace, size: Size) -> Selection:
     policies = frozenset(row.name for row in own if not row.stage)
     references = [row for row in (*DEFAULT.rows, *own) if row.name in ("scripted", "grpo+ppr" if trains else "frozen")]
     offered = options.env.get("tools", TOOLS.names())
-    parts = [part for reference in references for part in tool_rows(reference, offered)]
-    everything = DEFAULT.with_env(options.env).with_agents(options.agent).with_rows([*models, *own, WRITTEN, *parts])
+    parts = [part for each in references for part in tool_rows(each, each.env.get("tools", offered))]
+    everything = suite.with_rows([*models, *own, WRITTEN, *parts])
 
     ablates = options.ablations or size.trains
     plays = trains or not options.model

@@ -18,7 +18,7 @@ from agentrec_env.metrics import from_ranks
 from agentrec_env.statistics import Comparison, Interval, PairedBootstrap, compare, holm
 from agentrec_env.tools.signals import matrix
 from agentrec_env.types import FloatArray, IntArray
-from benchmarks.played import Played, ranks_of
+from benchmarks.played import Played, chains, ranks_of
 from benchmarks.suite import PRIMARY
 
 MOST = 5_000
@@ -84,7 +84,8 @@ def stratify(world: World, played: Sequence[Played], reference: str | None, rng:
     reference = reference if reference in values else None
     made = (by_history, by_popularity, by_disagreement)
     cuts = [cut for make in made if (cut := make(world, tasks)) is not None]
-    return [_strata(title, names, code, values, reference, rng) for title, names, code in cuts]
+    seeds = chains(played)
+    return [_strata(title, names, code, values, seeds, reference, rng) for title, names, code in cuts]
 
 
 Cut = tuple[str, Sequence[str], IntArray]
@@ -141,6 +142,7 @@ def _strata(
     names: Sequence[str],
     code: IntArray,
     values: Mapping[str, Any],
+    seeds: Mapping[str, tuple[int, ...]],
     reference: str | None,
     rng: np.random.Generator,
 ) -> Strata:
@@ -150,7 +152,7 @@ def _strata(
         here = code == number
         if here.sum() < LEAST:
             continue
-        bootstrap = PairedBootstrap({row: table[:, here] for row, table in values.items()}, rng)
+        bootstrap = PairedBootstrap({row: table[:, here] for row, table in values.items()}, rng, seeds=seeds)
         means = {row: bootstrap.interval(row) for row in values}
         others = [row for row in values if row != reference] if reference is not None else []
         pairs = [(row, str(reference)) for row in others]

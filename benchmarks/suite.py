@@ -56,6 +56,8 @@ class Row:
     """Episodes played at once; changes no result."""
     env: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the environment for this row alone, such as the tools on offer; the pool is the track's."""
+    permuted: tuple[str, ...] = ()
+    """Tools on offer that answer this row for another task (`benchmarks.permuted`)."""
     tracks: tuple[str, ...] = ()
     """Tracks that it plays; empty: all."""
     stage: str = ""
@@ -82,9 +84,10 @@ class Row:
     def key(self) -> str:
         """Name of the row's results on disk: changes with anything that changes the agent, its own source included."""
         kwargs = {name: value for name, value in self.kwargs.items() if name not in self.neutral}
-        content = [self.agent, kwargs, self.seed_argument, _source_digest(self.agent)]
+        content: list[Any] = [self.agent, kwargs, self.seed_argument, _source_digest(self.agent)]
         content += [self.content] if self.content else []
         content += [dict(self.env)] if self.env else []
+        content += [list(self.permuted)] if self.permuted else []
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         return f"{slug(self.name)}-{digest}"
 

@@ -258,11 +258,17 @@ def _record_origin(run: Run, start: str) -> None:
 
 
 def stale(run: Run) -> str | None:
-    """Why a run that ended does not belong to the one it starts from any more; None where it does."""
-    if run.after is None or not is_done(run):
+    """Why a run that ended does not belong any more to what it starts from, itself or through others; None: it does."""
+    if not is_done(run):
         return None
-    began, now = _json(run.folder / DONE).get("start"), _json(run.after.folder / DONE).get("policy")
-    return None if began == now else f"it began from another policy of {run.after.label}; delete {run.folder}"
+    began = outcome(run).get("start")
+    if run.after is None:
+        fits, label = began == _start_digest(run), str(run.config.model)
+    else:
+        fits, label = began == outcome(run.after).get("policy"), f"the policy of {run.after.label}"
+    if not fits:
+        return f"it began from {label}, which is another one now; delete {run.folder}"
+    return None if run.after is None else stale(run.after)
 
 
 def codes(runs: Sequence[Run]) -> set[str]:

@@ -183,6 +183,89 @@ def test_bad_input_says_what_is_wrong() -> None:
         statistics.position_uniformity([20], 20)
 
 
+def chained(gain: float, noise: float, draws: np.random.Generator) -> dict[str, np.ndarray]:
+    """float64 [3, 300]: "after" was trained from "before", seed by seed; the seeds differ by .012, gains by `noise`."""
+    common = draws.normal(0.5, 0.3, 300) + draws.normal(0, 0.012, (3, 1))
+    gains = gain + draws.normal(0, noise, (3, 1))
+    return {
+        "before": common + draws.normal(0, 0.05, (3, 300)),
+        "after": common + gains + draws.normal(0, 0.05, (3, 300)),
+    }
+
+
+def test_what_a_seed_does_to_all_that_comes_of_it_drops_out() -> None:
+    draws = rng(21)
+    common = draws.normal(0.5, 0.3, 1_500) + np.array([[-0.012], [0.0], [0.012]])
+    rows = {name: common + gain + draws.normal(0, 0.05, (3, 1_500)) for name, gain in (("a", 0.0), ("b", 0.008))}
+    shared = statistics.PairedBootstrap(rows, rng(22), seeds={"a": "chain", "b": "chain"})
+    alone = statistics.PairedBootstrap(rows, rng(22))
+    together, apart = (each.difference("b", "a") for each in (shared, alone))
+    assert together.mean == apart.mean
+    assert together.low > 0 > apart.low
+    # Tasks, seeds and single values each add the variance of a mean of 4,500 differences: Owen's two-way resampling.
+    assert (together.high - together.low) / 2 == pytest.approx(1.96 * 0.05 * np.sqrt(2 / 4_500) * np.sqrt(3), rel=0.25)
+    assert shared.p_value("b", "a") < 0.01 < 0.2 < alone.p_value("b", "a")
+    assert [each.p < 0.01 for b in (shared, alone) for each in statistics.compare(b, [("b", "a")], rng())] == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.004])
+def test_differences_of_chains_are_covered_and_not_found_where_there_are_none(noise: float) -> None:
+    draws = rng(23)
+    covered, found, power = [], [], []
+    for _ in range(150):
+        gain = 0.02
+        rows = chained(gain, noise, draws)
+        bootstrap = statistics.PairedBootstrap(rows, draws, 400, seeds=dict.fromkeys(rows, 0))
+        interval = bootstrap.difference("after", "before")
+        covered.append(interval.low <= gain <= interval.high)
+        power.append(bootstrap.p_value("after", "before") <= 0.05)
+        bootstrap = statistics.PairedBootstrap(chained(0.0, noise, draws), draws, 400, seeds=dict.fromkeys(rows, 0))
+        found.append(bootstrap.p_value("after", "before") <= 0.05)
+    assert np.mean(covered) >= 0.93
+    assert np.mean(found) <= 0.07
+    assert np.mean(power) >= 0.8
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=5), st.integers(0, 2**32 - 1))
+def test_no_offset_of_the_seeds_moves_a_difference_of_those_that_share_them(offsets: list[float], seed: int) -> None:
+    draws = rng(seed)
+    rows = {name: draws.normal(size=(len(offsets), 12)) for name in ("a", "b")}
+    moved = {name: table + np.array(offsets)[:, None] for name, table in rows.items()}
+    plain, shifted = (
+        statistics.PairedBootstrap(each, rng(seed), 50, seeds={"a": None, "b": None}) for each in (rows, moved)
+    )
+    first, second = plain.difference("a", "b"), shifted.difference("a", "b")
+    assert (first.mean, first.low, first.high) == pytest.approx((second.mean, second.low, second.high), abs=1e-9)
+
+
+def test_only_keys_of_one_group_share_their_seeds() -> None:
+    rows = {name: rng(24).normal(size=(3, 40)) for name in ("a", "b", "c", "d")}
+    before = statistics.PairedBootstrap(rows, rng(25))
+    for seeds in ({}, {"a": 0, "b": 1}, {"a": 0, "b": 1, "c": 2, "d": 3}):
+        after = statistics.PairedBootstrap(rows, rng(25), seeds=seeds)
+        assert all((after.means[name] == before.means[name]).all() for name in rows)
+    grouped = statistics.PairedBootstrap(rows, rng(25), seeds={"a": 0, "c": 0, "b": 1, "d": 1})
+    # All rows hold the same values, so that only the draws of seeds tell them apart.
+    equal = {pair: (grouped.means[pair[0]] == grouped.means[pair[1]]).all() for pair in itertools.combinations(rows, 2)}
+    assert {pair for pair, same in equal.items() if same} == {("a", "c"), ("b", "d")}
+    once = {"a": rng(26).normal(size=40), "b": rng(27).normal(size=40)}
+    assert (
+        statistics.PairedBootstrap(once, rng(28), seeds={"a": 0, "b": 0}).means["b"]
+        == statistics.PairedBootstrap(once, rng(28)).means["b"]
+    ).all()
+
+
+def test_keys_that_share_seeds_have_as_many() -> None:
+    rows = {"a": np.zeros((3, 4)), "b": np.zeros((2, 4))}
+    with pytest.raises(ValueError, match=r"the same seeds have as many of them, given \{'a': 3, 'b': 2\}"):
+        statistics.PairedBootstrap(rows, rng(), seeds={"a": 0, "b": 0})
+    with pytest.raises(ValueError, match="no values of c"):
+        statistics.PairedBootstrap(rows, rng(), seeds={"c": 0})
+
+
 def test_luck_of_the_seeds_is_no_difference() -> None:
     rng = np.random.default_rng(0)
     found = []

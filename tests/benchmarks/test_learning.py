@@ -49,3 +49,13 @@ def test_runs_are_made_once_and_judged_by_task(tmp_path: Path) -> None:
     changed = weights.stat().st_mtime_ns
     learning.main(_arguments(out, "--lr", "listwise_grpo=1e-4", "ppo=1e-4"))
     assert weights.stat().st_mtime_ns == changed
+
+
+def test_a_folder_is_held_to_its_settings(tmp_path: Path) -> None:
+    first, _ = learning.parse(_arguments(tmp_path))
+    first.claim()
+    more, _ = learning.parse(_arguments(tmp_path, "--seeds", "3", "4"))
+    more.claim()
+    other, _ = learning.parse(_arguments(tmp_path, "--tasks", "7"))
+    with pytest.raises(ValueError, match=r"other settings \(tasks: 6\)"):
+        other.claim()

@@ -55,14 +55,12 @@ def test_a_full_run_has_all_rows() -> None:
     )
     assert full.trains
     assert names(full) == names(full, "reviews.csv") == set(rows)
-    assert all(
-        row.seeds == (1 if "tool" in row.ablation else 3) for row in full.rows if row.stage and "," not in row.name
-    )
-    alone = [row for row in full.rows if row.ablation == "Each tool alone: grpo+ppr"]
+    assert all(row.seeds == (1 if row.permuted else 3) for row in full.rows if row.stage and "," not in row.name)
+    alone = [row for row in full.rows if row.ablation == "Each tool alone, the others permuted: grpo+ppr"]
     assert len(alone) == 11
     assert {row.stage for row in alone} == {"ppr"}
     headings = {row.ablation for row in full.rows}
-    assert {"Each tool alone: scripted", "Each tool left out: scripted", "Each tool left out: grpo+ppr"} <= headings
+    assert {"Each tool alone: scripted", "Each tool left out: scripted", "Each tool permuted: grpo+ppr"} <= headings
     assert len(rows) == len(full.rows)
     own = chosen("--full", "--model", "org/model", "--model-args", '{"device": "cpu"}', "--train-seeds", "5")
     rows = {row.name: row for row in own.rows}
@@ -85,7 +83,8 @@ def test_parts_of_the_suite_by_name() -> None:
     parts = chosen("--ablations")
     assert {row.ablation for row in parts.rows} == {
         "",
-        *(f"Each tool {how}: {name}" for how in ("alone", "left out") for name in ("scripted", "frozen")),
+        *(f"Each tool {how}: scripted" for how in ("alone", "left out")),
+        *(f"Each tool {how}: frozen" for how in ("alone, the others permuted", "permuted")),
     }
     assert "llm:tiny" in names(chosen("--model", "tiny"))
     assert "frozen" not in names(chosen("--model", "tiny"))

@@ -128,18 +128,23 @@ def test_what_another_machine_trains_is_waited_for(tmp_path: Path, trainer: Trai
 
 def test_a_run_stays_with_the_policy_that_it_began_from(tmp_path: Path, trainer: Trainer) -> None:
     _, say = said()
-    wanted = runs(tmp_path, "grpo")
+    wanted = runs(tmp_path, "again")
     train(wanted, 0, say)
-    warm, *_, grpo = wanted
-    assert training.stale(grpo) is None
-    (wanted[1].policy / "weights").write_text("another")
-    (wanted[1].folder / training.DONE).write_text(
-        json.dumps({"policy": training.files_digest(wanted[1].policy), "start": ""})
-    )
-    assert "another policy of sft on data (seed 1)" in str(training.stale(grpo))
+    of = {(run.stage.name, run.seed): run for run in wanted}
+    assert [training.stale(run) for run in wanted] == [None] * len(wanted)
+    warm, grpo = of["sft", 1], of["grpo", 1]
+    told = training.outcome(warm)
+    (warm.policy / "weights").write_text("another")
+    (warm.folder / training.DONE).write_text(json.dumps(told | {"policy": training.files_digest(warm.policy)}))
+    for stage in ("grpo", "again"):
+        assert "the policy of sft on data (seed 1), which is another one now" in str(training.stale(of[stage, 1]))
+        assert training.stale(of[stage, 0]) is None
+    (warm.folder / training.DONE).write_text(json.dumps(told | {"start": "another"}))
+    for stage in ("sft", "grpo", "again"):
+        assert "tiny, which is another one now" in str(training.stale(of[stage, 1]))
     (grpo.folder / training.DONE).unlink()
     assert "began from another policy" in train(wanted, 0, say)[grpo.folder]
-    assert warm.folder not in train(wanted, 0, say)
+    assert of["sft", 0].folder not in train(wanted, 0, say)
 
 
 def test_curves_are_means_of_the_seeds(tmp_path: Path, trainer: Trainer) -> None:
