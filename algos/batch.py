@@ -8,9 +8,9 @@ gradient or a reward by mistake; a micro-batch is a list of token numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -133,22 +133,10 @@ class Batch:
         """bool [N]: whether the token is the last that was sampled in its trajectory."""
         return torch.cat([torch.diff(self.row) > 0, self.row.new_ones(min(1, len(self.row)), dtype=torch.bool)])
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same on another device."""
-        tensors = {item.name: getattr(self, item.name) for item in fields(self)}
-        moved: dict[str, Any] = {name: x.to(device) for name, x in tensors.items() if isinstance(x, Tensor)}
-        return replace(self, **moved)
-
     def trajectory_sum(self, x: Tensor) -> Tensor:
         """float64 [B]: sum of `x` [N] over the tokens of each trajectory."""
         zeros = torch.zeros(self.num_trajectories, dtype=torch.float64, device=x.device)
         return zeros.index_add(0, self.row, x.double())
-
-    def tokens(self, rows: Tensor) -> Tensor:
-        """int64 [n]: numbers of the tokens of trajectories `rows`, given as bool [B] or as numbers."""
-        chosen = torch.zeros(self.num_trajectories, dtype=torch.bool, device=self.row.device)
-        chosen[rows] = True
-        return torch.nonzero(chosen[self.row]).flatten()
 
     def locate(self, index: Tensor) -> Tensor:
         """int64 [n]: numbers of the tokens at `index`, int64 [n, 2]: trajectory and place in its transcript.

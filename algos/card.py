@@ -17,7 +17,7 @@ import tyro
 from agentrec_env.data.world import World
 from agents.llm.card import Card
 from algos import ALGORITHMS
-from algos.config import resolved
+from algos.config import algorithm_name, resolved
 
 if TYPE_CHECKING:
     from algos.sft import SFTConfig
@@ -84,13 +84,6 @@ def model_card(settings: Training[Any] | SFTConfig, step: int, figures: Mapping[
 def command(settings: Training[Any] | SFTConfig) -> str:
     """The command line that begins this run."""
     return shlex.join(["agentrec", "train", algorithm_name(settings), *_options(settings, _own_default)])
-
-
-def algorithm_name(settings: Training[Any] | SFTConfig) -> str:
-    """What `agentrec train` calls the algorithm of a run."""
-    kind: type[Any] = type(getattr(settings, "algorithm", settings))
-    registered = (name for name in ALGORITHMS.names() if ALGORITHMS.get(name) is kind)
-    return next(registered, f"{kind.__module__}:{kind.__qualname__}")
 
 
 def _version(package: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 Figures = Mapping[str, float]
 
@@ -107,3 +109,13 @@ class Watch:
         new = [SIGNS[name].text(now) for name in SIGNS if name in shown - self._shown]
         self._shown = shown
         return new
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, as JSON values."""
+        first = {name: value for name, value in (self._first or {}).items() if math.isfinite(value)}
+        return {"first": first, "shown": sorted(self._shown)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._first = {name: float(value) for name, value in state["first"].items()} or None
+        self._shown = set(state["shown"])

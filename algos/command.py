@@ -55,12 +55,14 @@ def main(name: str, arguments: Sequence[str] | None = None, prog: str | None = N
         about = f"{ALGORITHMS.describe(name)}.\n\n{EXAMPLES.format(prog=prog)}"
         settings = SFTConfig if algorithm is SFTConfig else Training[algorithm]  # type: ignore[valid-type]
         chosen: Any = tyro.cli(settings, args=arguments, prog=prog, description=about)
-        if isinstance(chosen, SFTConfig):
-            warm = SFT(chosen)
+        warm = SFT(chosen) if isinstance(chosen, SFTConfig) else None
     except REFUSED as error:
         return _refuse(prog, error)
-    if isinstance(chosen, SFTConfig):
-        warm.train()
+    if warm is not None:
+        if chosen.dry_run:
+            print(warm_plan(warm))
+        else:
+            warm.train()
         return STOPPED if warm.stopped else 0
     with joined(chosen.device) as ranks:
         try:
@@ -123,6 +125,38 @@ def plan(learner: Learner) -> str:
         f"  processes   {learner.ranks.size}",
         f"  folder      {training.out}",
         "Memory of each process",
-        table(needed(learner.policy, algorithm, training, learner.ranks.size), available(learner.policy.device)),
+        table(
+            needed(
+                learner.policy,
+                training.dtype,
+                training.micro_tokens,
+                training.rows,
+                training.max_episode_tokens,
+                training.gradient_checkpointing,
+                algorithm.uses_reference,
+                learner.ranks.size if training.shard else 1,
+            ),
+            available(learner.policy.device),
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def warm_plan(run: SFT) -> str:
+    """What a warm start would do and need, in words."""
+    config, policy = run.config, run.policy
+    episodes, every = config.steps * config.episodes, config.evaluate_every
+    rows = config.rows if every else 0
+    lines = [
+        f"A warm start from {config.teacher!r} on {run.envs.world.protocol}",
+        f"  model       {config.model}: {sum(w.numel() for w in run.weights.values()):,} weights to train, "
+        f"{config.dtype} on {policy.device}",
+        f"  a step      {config.episodes:,} episodes, 1 update",
+        f"  the run     {config.steps:,} steps, {episodes:,} episodes, {episodes / run.envs.num_tasks:.2f} times the "
+        f"{run.envs.num_tasks:,} training tasks",
+        f"  judged      {f'every {every} steps on {config.evaluate_tasks:,} valid tasks' if every else 'never'}",
+        f"  folder      {config.out}",
+        "Memory",
+        table(needed(policy, config.dtype, config.micro_tokens, rows, policy.context), available(policy.device)),
     ]
     return "\n".join(lines)

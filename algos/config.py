@@ -6,6 +6,7 @@ Settings are frozen dataclasses; the command line is made from them, and a resol
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,9 +17,20 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from algos import ALGORITHMS
 from algos.muon import Muon
 
 CONFIG = "config.json"
+NAME = "name"
+"""What `resolved` calls the algorithm's name; records of earlier versions lack it."""
+
+BFLOAT16 = (
+    "the weights that are trained are bfloat16, which keeps 8 significant bits: a step below about a 500th of a weight "
+    "is rounded away, at lr 1e-6 nearly every one. Take dtype 'mixed', which keeps float32 weights, or an adapter "
+    "(lora_rank), whose weights are float32"
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,12 @@ class Optimization:
         return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
     def optimizers(self, weights: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
-        """One or two optimizers that have each of `weights` once; `set_rate` before each step."""
+        """One or two optimizers that have each of `weights` once; `set_rate` before each step.
+
+        Warns of weights in bfloat16, which most steps of a small rate do not move.
+        """
+        if any(weight.dtype == torch.bfloat16 for weight in weights.values()):
+            logger.warning(BFLOAT16)
         inner = {
             name: w for name, w in weights.items() if self.method == "muon" and w.dim() == 2 and "embed" not in name
         }
@@ -90,9 +107,26 @@ class Optimization:
 
 
 def resolved(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass as JSON values."""
-    result: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
+    """The fields of a dataclass of settings as JSON values, and the `NAME` of the algorithm that they are for."""
+    result: dict[str, Any] = json.loads(json.dumps({NAME: algorithm_name(config), **asdict(config)}, default=str))
     return result
+
+
+def algorithm_name(config: Any) -> str:
+    """What `agentrec train` calls the algorithm of a run."""
+    kind: type[Any] = type(getattr(config, "algorithm", config))
+    registered = (name for name in ALGORITHMS.names() if ALGORITHMS.get(name) is kind)
+    return next(registered, f"{kind.__module__}:{kind.__qualname__}")
+
+
+def differences(held: Mapping[str, Any], now: Mapping[str, Any], free: Sequence[str]) -> list[str]:
+    """In what settings of a record, as `resolved`, differ from those of now; `free` ones are left out."""
+    held = {NAME: now[NAME], **held}
+    return [
+        f"{name}: {held.get(name)!r}, now {now.get(name)!r}"
+        for name in sorted(held.keys() | now.keys())
+        if name not in free and held.get(name) != now.get(name)
+    ]
 
 
 def record_config(config: Any, folder: Path, resume: bool, free: tuple[str, ...], traces: tuple[str, ...]) -> None:
@@ -122,13 +156,7 @@ def record_config(config: Any, folder: Path, resume: bool, free: tuple[str, ...]
         return
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no run to resume (no {CONFIG}); start it without --resume")
-    before = json.loads(path.read_text(encoding="utf-8"))
-    different = [
-        f"{name}: {before.get(name)!r}, now {now.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
-        if name not in free and before.get(name) != now.get(name)
-    ]
-    if different:
+    if different := differences(json.loads(path.read_text(encoding="utf-8")), now, free):
         raise ValueError(
             f"the run in {folder} began with other settings ({'; '.join(different)}); resume it with those, or start "
             "a new run in another --out"

@@ -179,6 +179,11 @@ class Replicas:
             self._policy.save_pretrained(folder, card=card)
 
 
+def processes() -> int:
+    """How many torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "MASTER_ADDR" in os.environ else 1
+
+
 @contextmanager
 def joined(device: str | None = None) -> Iterator[Ranks]:
     """The processes that torchrun started, or this one alone.
@@ -186,8 +191,7 @@ def joined(device: str | None = None) -> Iterator[Ranks]:
     Args:
         device: "cpu" keeps off the GPUs.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or "MASTER_ADDR" not in os.environ:
+    if processes() == 1:
         yield Ranks()
         return
     place = None

@@ -6,7 +6,7 @@
 
     figures = Learner(Training(ListwiseGRPO(groups=8), model="runs/warm/best", steps=100)).train()
 
-A run is a folder: config.json, metrics.jsonl, tensorboard/, episodes/ and transcripts/ of the evaluations,
+A run is a folder: config.json, metrics.jsonl, timings.jsonl, tensorboard/, episodes/ and transcripts/ of evaluations,
 checkpoints/, and the policies best/ and model/ with their model cards, which are sources for `Policy.from_pretrained`.
 It can be killed at any moment and resumed: on a CPU, weights and metrics are the same to the bit. A checkpoint holds no
 state of a random generator, as there is none: all that is drawn comes from the seed and the number of the step.
@@ -158,7 +158,7 @@ class Learner:
             "seconds/update": ended - played,
             "tokens_per_second": tokens / (ended - begin),
             "memory_gib": peak_memory(self.policy.device),
-            "micro_tokens": float(self.updater.micro_tokens),
+            "micro_tokens": float(self.updater.room.tokens),
         }
         if self._log is not None:
             self._log.log(self.step, figures, timings)
@@ -270,6 +270,7 @@ class Learner:
             "skipped": updater.skipped,
             "bad": updater.bad,
             "history": {str(step): value for step, value in self.history.items()},
+            "watch": self._watch.state(),
         }
         return State(self.step, tensors | optimizer_tensors(updater.optimizers, updater.weights), values)
 
@@ -281,6 +282,8 @@ class Learner:
         updater.memory = {name: float(value) for name, value in state.values["memory"].items()}
         updater.skipped, updater.bad = int(state.values["skipped"]), int(state.values["bad"])
         self.history = {int(step): float(value) for step, value in state.values["history"].items()}
+        if "watch" in state.values:  # not in checkpoints of earlier versions
+            self._watch.restore(state.values["watch"])
 
 
 def _environment(training: Training[Any], task_split: str, world: World | None) -> RecVectorEnv:

@@ -11,7 +11,21 @@ ratio of each token is clipped at 0.2 / 0.28 (both DAPO, arXiv:2503.14476; the c
 a batch). No divergence from a reference, one pass over a batch, one optimizer step. "Batch 64" is read as 64 tasks.
 Dropped groups are not replaced. Trajectories lost to a fault leave a smaller group; one that is left alone has
 advantage 0. The ratio's denominator is what the engine that sampled said, so that a difference between engine and
-policy is corrected like any other. Nothing here departs from the paper where it is explicit.
+policy is corrected like any other.
+
+**Where a run departs from the paper by default,** though the algorithm does not: its settings are for a policy of a
+million weights.
+
+    default of a run                                       the paper
+    retries 1: one mistake is told and forgiven            0: it ends the trajectory
+    all registered tools                                   seven (`agentrec_env.tools.PAPER`)
+    temperature 1.0                                        0.6
+    lr 1e-4, warm-up of 5 steps, decay to a tenth          1e-6
+    4,096 tokens an episode with its prompt, 256 a turn    6,144 generated
+    100 steps of 64 groups, however many tasks there are   3 epochs in batches of 64
+    the embedded model                                     Qwen3-4B-Instruct-2507
+
+`agentrec run --full --preset paper` has the right-hand column.
 
 **What is exact.** With one optimizer step a batch, `loss_mean="constant"` and `drop="none"`, the expected step is
 (G - 1)/G times the gradient of the expected reward J; with `baseline="leave_one_out"` it is that gradient

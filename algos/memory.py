@@ -5,46 +5,64 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 import torch
 
 from agents.llm.likelihood import CHUNK_ELEMENTS
 from agents.llm.policy import Policy
-from algos.algorithm import Algorithm
-from algos.training import Training
 
 STATES = 20
 """States of the model's width that training keeps for each token and layer, beside three of the width of the
 feed-forward layer: autograd keeps 17 in transformers' Qwen3 and 13 in its Llama; the rest is for the way back."""
 
 
-def needed(policy: Policy, algorithm: Algorithm, training: Training[Any], ranks: int = 1) -> dict[str, float]:
-    """GiB by purpose in each of `ranks` processes, an upper estimate: it takes all rows to reach their last token at
-    once, and sharded weights to be whole, as they are in rollouts."""
+def needed(
+    policy: Policy,
+    dtype: str,
+    micro_tokens: int,
+    rows: int,
+    longest: int,
+    checkpointing: bool = False,
+    reference: bool = False,
+    pieces: int = 1,
+) -> dict[str, float]:
+    """GiB by purpose in each process, an upper estimate: it takes all rows to reach their last token at once, and
+    weights in pieces to be whole, as they are in rollouts.
+
+    Args:
+        policy: What is trained.
+        dtype: Of the run's settings.
+        micro_tokens: Tokens computed at a time.
+        rows: Episodes that the policy plays at once; 0: it never plays.
+        longest: Tokens of an episode, at most.
+        checkpointing: Whether layers are computed again on the way back.
+        reference: Whether the weights of the beginning are kept.
+        pieces: Processes over which the weights are cut up.
+    """
     config = policy.core.config.get_text_config()
     trained = sum(w.numel() * w.element_size() for w in policy.trainable().values())
     weights = sum(w.numel() * w.element_size() for w in policy.parameters())
     gpu = policy.device.type == "cuda"
-    sampler = (2 if gpu and training.dtype != "float32" else 4 if training.dtype != "bfloat16" else 2) / 4
-    size = 2 if training.dtype != "float32" else 4
+    sampler = (2 if gpu and dtype != "float32" else 4 if dtype != "bfloat16" else 2) / 4
+    size = 2 if dtype != "float32" else 4
     layers = config.num_hidden_layers
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     row = 2 * layers * heads * width * 4 * sampler
     layer = (STATES * config.hidden_size + 3 * getattr(config, "intermediate_size", 4 * config.hidden_size)) * size
-    kept = layers * config.hidden_size * size + layer if training.gradient_checkpointing else layers * layer
+    kept = layers * config.hidden_size * size + layer if checkpointing else layers * layer
     parameters = sum(w.numel() for w in policy.model.parameters())
-    own = trained / (ranks if training.shard else 1)
+    own = trained / pieces
     bytes_by_purpose = {
         "weights": weights,
-        "a piece of them": own if training.shard and ranks > 1 else 0,
+        "a piece of them": own if pieces > 1 else 0,
         "gradients": own,
         "optimizer": 2 * own,
-        "reference": own if algorithm.uses_reference else 0,
-        "sampler's weights": parameters * 4 * sampler,
-        "sampler's keys and values": row * training.rows * min(training.max_episode_tokens, policy.context),
-        "activations": kept * training.micro_tokens,
+        "reference": own if reference else 0,
+        "sampler's weights": parameters * 4 * sampler if rows else 0,
+        "sampler's keys and values": row * rows * min(longest, policy.context),
+        "activations": kept * micro_tokens,
         "logits": 3 * 4 * CHUNK_ELEMENTS,
     }
     return {purpose: count / 2**30 for purpose, count in bytes_by_purpose.items() if count}
@@ -54,6 +72,11 @@ def available(device: torch.device) -> float | None:
     """GiB that are free; None where nobody says."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 2**30
+    try:  # what Linux would give, caches that it can drop included
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        return int(lines["MemAvailable"].split()[0]) / 2**20
+    except (OSError, KeyError, ValueError):
+        pass
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     except (AttributeError, ValueError, OSError):

@@ -7,9 +7,10 @@ reference is paid token by token (k1), with a coefficient that may adapt (Ziegle
 
 The defaults follow "The N+ Implementation Details of RLHF with PPO" (arXiv:2403.17031): whitened advantages, clipped
 values with a coefficient of 0.1, no discount, lambda 0.95, four passes over a batch; but no divergence from a
-reference, as list-wise GRPO has none either, and one loss mean over all tokens of the step. Each trajectory is of
-another task: the value head is the baseline, so none is spent on it, and with as many trajectories a step as list-wise
-GRPO has, PPO sees eight times as many tasks.
+reference, as list-wise GRPO has none either, and one loss mean over all tokens of the step. By default each trajectory
+is of another task: the value head is the baseline, and with as many trajectories a step as list-wise GRPO has, PPO sees
+eight times as many tasks. With `group_size` several episodes of each task are played, as GRPO does, and the baseline is
+the value head all the same.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class PPO:
     groups: int = 512
     """Tasks a step; by default as many trajectories a step as list-wise GRPO has."""
     group_size: int = 1
-    """Trajectories a task; the value head makes groups needless, so each trajectory is of another task."""
+    """Trajectories a task. The value head makes groups needless, so by default each trajectory is of another task."""
     gae: Literal["token", "turn"] = "token"
     """What a step of the advantage estimate is: a sampled token, or a turn (whose tokens then share one advantage)."""
     gamma: float = 1.0

@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from agentrec_env.types import Episode, IntArray, StopReason
 from agentrec_env.vector import RecVectorEnv
@@ -40,10 +39,6 @@ class Rollout:
     """Its groups have the numbers that they have among those of all ranks."""
     groups: int
     """K, of all ranks."""
-    episodes: tuple[Episode, ...] = ()
-    """Of the batch, in its order; none where nothing was played."""
-    lost: tuple[Episode, ...] = ()
-    """Ended by a fault, and not in the batch."""
     figures: Tally = field(default_factory=Tally)
     """What they were like."""
 
@@ -102,9 +97,8 @@ class _Table:
         agent = Numbered(self.agent, places.tolist())
         numbers = self.numbers[tasks[places]].tolist()
         played = play(self.envs, agent, numbers, seed, on_episode, seeds[places].tolist(), options)
-        if self.agent.policy.device.type == "cuda":  # keys and values, which the update has better use for
-            self.agent.reset(self.envs.num_envs, seed)
-            torch.cuda.empty_cache()
+        if self.agent.policy.device.type == "cuda":
+            self.agent.free()
         return played
 
 
@@ -148,9 +142,9 @@ class Rollouts:
                     figures.join(answers(said, [requests.questions[groups[place]] for place in sound]))
                 played |= episodes
         kept = [place for place in mine.tolist() if _is_sound(played[place])]
-        lost = tuple(played[place] for place in mine.tolist() if not _is_sound(played[place]))
         if played and not kept:
-            raise RuntimeError(f"all {len(played)} episodes of step {step} were lost; the first to: {lost[0].error}")
+            first = played[int(mine[0])]
+            raise RuntimeError(f"all {len(played)} episodes of step {step} were lost; the first to: {first.error}")
         batch = Batch.of(
             [played[place].info["transcript"] for place in kept],
             [played[place].reward for place in kept],
@@ -158,7 +152,7 @@ class Rollouts:
             self._policy.device,
             pair[groups[kept]].tolist(),
         )
-        return Rollout(batch, len(requests.tasks), tuple(played[place] for place in kept), lost, figures)
+        return Rollout(batch, len(requests.tasks), figures)
 
     @cached_property
     def _lists(self) -> _Table:

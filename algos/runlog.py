@@ -1,6 +1,7 @@
-"""What a training run tells: metrics.jsonl and TensorBoard for machines, a progress line with the time left for people.
+"""What a training run tells: JSON lines and TensorBoard for machines, a progress line with the time left for people.
 
-A resumed run cuts its metrics back to the checkpoint it goes on from, so that the file reads as that of one run.
+metrics.jsonl holds what is the same whenever and wherever the run is done, timings.jsonl seconds and memory. A resumed
+run cuts both back to the checkpoint it goes on from, so that each reads as that of one run.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-METRICS = "metrics.jsonl"
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 PLAIN_SECONDS = 15.0
 """Between two lines of progress where the output is no terminal."""
 
@@ -43,9 +45,7 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / METRICS
-        _cut(path, self._done)
-        self._file = path.open("a", encoding="utf-8")
+        self._metrics, self._timings = (_cut(self._folder / name, self._done) for name in (METRICS, TIMINGS))
         self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._done)
         if self._console.is_terminal:
             self._progress = Progress(
@@ -66,14 +66,16 @@ class RunLog:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
-        self._file.close()
+        self._metrics.close()
+        self._timings.close()
         self._board.close()
 
-    def log(self, step: int, metrics: Mapping[str, float], timings: Mapping[str, float] | None = None) -> None:
-        """Keep what `step` (0, 1, …) gave. `timings`, which differ from run to run, go to TensorBoard alone."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
-        for name, value in {**metrics, **(timings or {})}.items():
+    def log(self, step: int, metrics: Mapping[str, float], timings: Mapping[str, float]) -> None:
+        """Keep what `step` (0, 1, …) gave, and `timings`, which differ from run to run: a line of each file."""
+        for file, figures in ((self._metrics, metrics), (self._timings, timings)):
+            file.write(json.dumps({"step": step, **figures}) + "\n")
+            file.flush()
+        for name, value in {**metrics, **timings}.items():
             self._board.add_scalar(name, value, step)
 
     def advance(self, step: int, text: str) -> None:
@@ -95,25 +97,24 @@ class RunLog:
 
     def sync(self) -> None:
         """Have the disk hold what was logged, before a checkpoint that counts on it."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        os.fsync(self._metrics.fileno())
         self._board.flush()
 
 
-def _cut(path: Path, done: int) -> None:
-    """Keep the whole lines of steps below `done`."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] < done:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue  # cut off by a kill
-    temporary = path.with_name(f".{path.name}-new")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+def _cut(path: Path, done: int) -> TextIO:
+    """Keep the whole lines of steps below `done`, and open the file for those that follow."""
+    if path.exists():
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] < done:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError):
+                continue  # cut off by a kill
+        temporary = path.with_name(f".{path.name}-new")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, path)
+    return path.open("a", encoding="utf-8")
 
 
 def _span(seconds: float) -> str:

@@ -7,9 +7,9 @@ teacher would have sampled, over all such tokens of a step, however the step is 
     python -m algos.sft --out runs/warm --model new --teacher teacher --steps 2000 --resume
     python -m algos.sft --out runs/qwen --model Qwen/Qwen3-0.6B --lora-rank 16 --lr 1e-4 --teacher scripted
 
-A run is a folder: config.json, metrics.jsonl, tensorboard/, episodes/ of the evaluations, checkpoints/, and the
-policies best/ and model/ with their model cards, which are sources for `Policy.from_pretrained`. It can be killed at
-any moment and resumed: on a CPU the weights are the same to the bit.
+A run is a folder: config.json, metrics.jsonl, timings.jsonl, tensorboard/, episodes/ of the evaluations, checkpoints/,
+and the policies best/ and model/ with their model cards, which are sources for `Policy.from_pretrained`. It can be
+killed at any moment and resumed: on a CPU the weights are the same to the bit.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +35,7 @@ from agents.llm.agent import LLMAgent
 from agents.llm.chat import Chat
 from agents.llm.fresh import NewModel, new_policy
 from agents.llm.lora import LoRA
-from agents.llm.packing import packs
+from agents.llm.packing import Pack
 from agents.llm.policy import Policy
 from agents.llm.transcript import Transcript
 from agents.play import play
@@ -43,16 +44,19 @@ from algos.card import model_card
 from algos.checkpoint import Checkpoints, State, optimizer_tensors, restore_optimizers, restore_weights
 from algos.config import Optimization, record_config
 from algos.demonstrations import Demonstrations, Lessons, Scribe, overview
+from algos.distributed import processes
 from algos.evaluation import keep_episodes
 from algos.interrupt import Interrupt, Stopped
+from algos.memory import peak_memory
 from algos.repeats import Repeats, unlikelihood
+from algos.room import Room
 from algos.runlog import METRICS, RunLog
 
 MAX_BAD_STEPS = 10
 """Steps in a row with a loss or gradient that is not finite, after which a run gives up."""
 _OWN_MODEL, _CHECKPOINTS = "start", "checkpoints"
-_FREE = ("out", "resume", "keep", "checkpoint_every", "rows", "micro_tokens")
-"""Settings that a resumed run may change: the updates are the same, up to rounding."""
+FREE = ("out", "resume", "dry_run", "keep", "checkpoint_every", "rows", "micro_tokens")
+"""Settings that a resumed run may change, as `algos.training.FREE`."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class SFTConfig:
     """Folder of the run."""
     resume: bool = False
     """Go on with the run in that folder."""
+    dry_run: bool = False
+    """Print the plan and the memory it needs, and stop."""
     model: str = "tiny"
     """What is trained: "new" (random weights of the shape below), "tiny" (the embedded model), a folder or a hub id."""
     lora_rank: int = 0
@@ -79,7 +85,7 @@ class SFTConfig:
     repeats: float = 0.0
     """Weight of the unlikelihood of naming a candidate twice in an answer (`algos.repeats`); 0: it is left out."""
     micro_tokens: int = 8192
-    """Tokens computed at a time; it changes memory and speed, not the update."""
+    """Tokens computed at a time; halved when memory runs out. It changes memory and speed, not the update."""
     evaluate_every: int = 500
     """Steps between evaluations on valid tasks, greedy; 0: none."""
     evaluate_tasks: int = 200
@@ -93,7 +99,8 @@ class SFTConfig:
     seed: int = 0
     """Of everything: tasks, candidates, the teacher, new weights."""
     dtype: Literal["float32", "mixed", "bfloat16"] = "float32"
-    """"mixed": products in bfloat16, for CPUs and GPUs that have it."""
+    """"mixed": products in bfloat16, for CPUs and GPUs that have it; "bfloat16": weights too, for adapters, whose own
+    weights stay float32. Weights in bfloat16 that are trained themselves hardly move at small rates."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights in best/ and model/."""
     device: str | None = None
@@ -135,12 +142,16 @@ class SFT:
         world: a world in memory, in place of the data and pools of the config.
 
     Raises:
-        FileExistsError, FileNotFoundError, ValueError: a folder that does not fit the config; says what to do.
+        FileExistsError, FileNotFoundError, ValueError: a folder that does not fit the config, or several processes of
+            torchrun; says what to do.
     """
 
     def __init__(self, config: SFTConfig, policy: Policy | None = None, world: World | None = None) -> None:
+        if processes() > 1:
+            raise ValueError(f"a warm start is one process; torchrun began {processes()}: leave torchrun out")
         self.config = config
-        record_config(config, config.out, config.resume, _FREE, (METRICS, _CHECKPOINTS))
+        if not config.dry_run:
+            record_config(config, config.out, config.resume, FREE, (METRICS, _CHECKPOINTS))
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self._world = world
@@ -155,6 +166,7 @@ class SFT:
         self.demonstrations = Demonstrations(self.envs, teacher, scribe, config.lessons, config.seed)
         self.weights = self.policy.trainable()
         self.optimizers = config.optimization.optimizers(self.weights)
+        self._room = Room(self.policy, config.micro_tokens)
         self.checkpoints = Checkpoints(config.out / _CHECKPOINTS, config.keep)
         self.step = 0
         self.skipped = 0
@@ -174,6 +186,7 @@ class SFT:
 
         Raises:
             RuntimeError: losses are not finite again and again.
+            torch.OutOfMemoryError: not even one transcript fits.
         """
         config = self.config
         figures: Mapping[str, float] = {}
@@ -185,11 +198,12 @@ class SFT:
             judged: dict[str, float] = {}
             while True:
                 if self._due():
+                    begin = time.perf_counter()
                     try:
                         judged = self.evaluate()
                     except Stopped:
                         break
-                    log.log(self.step, judged)
+                    log.log(self.step, judged, {"seconds/evaluate": time.perf_counter() - begin})
                     log.say(_sentence(self.step, judged))
                     if judged["valid/ndcg@10"] > self.best:
                         self.best = judged["valid/ndcg@10"]
@@ -219,15 +233,21 @@ class SFT:
         config = self.config
         rate = config.optimization.set_rate(self.optimizers, self.step, config.steps)
         total = sum(int(transcript.mask.sum()) for transcript in transcripts)
-        loss = repeats = 0.0
-        for pack in packs(transcripts, config.micro_tokens, self.policy.shares):
-            own = len(pack.target)
-            logprobs = self.policy(pack if self.repeats is None else self.repeats.add(pack, transcripts)).logprobs
-            part = -logprobs[:own].sum() / total
-            again = unlikelihood(logprobs[own:]).sum() / total
-            (part + config.repeats * again).backward()
-            loss += float(part.detach())
-            repeats += float(again.detach())
+
+        def backward(cut: Sequence[Pack]) -> tuple[float, float]:
+            self._clear()
+            loss = repeats = 0.0
+            for pack in cut:
+                own = len(pack.target)
+                logprobs = self.policy(pack if self.repeats is None else self.repeats.add(pack, transcripts)).logprobs
+                part = -logprobs[:own].sum() / total
+                again = unlikelihood(logprobs[own:]).sum() / total
+                (part + config.repeats * again).backward()
+                loss += float(part.detach())
+                repeats += float(again.detach())
+            return loss, repeats
+
+        loss, repeats = self._room.fit(transcripts, backward)
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.weights.values()), config.optimization.clip))
         if math.isfinite(loss + repeats) and math.isfinite(norm):
             for optimizer in self.optimizers:
@@ -241,8 +261,7 @@ class SFT:
                     f"{self._bad} updates in a row were not finite (loss {loss}, gradient norm {norm}); use a smaller "
                     "lr, or dtype='float32'"
                 )
-        for weight in self.weights.values():
-            weight.grad = None
+        self._clear()
         return {
             "loss": loss if math.isfinite(loss) else -1.0,
             "repeats": repeats if math.isfinite(repeats) else -1.0,
@@ -266,6 +285,8 @@ class SFT:
             self._judge = envs, LLMAgent(policy=self.policy, temperature=0.0, max_episode_tokens=2**31), tasks
         envs, agent, tasks = self._judge
         episodes = play(envs, agent, tasks, self.config.seed, on_episode=self._interrupt.check)
+        if self.policy.device.type == "cuda":
+            agent.free()
         keep_episodes(episodes, self.config.out, self.step, envs.world)
         count = len(episodes)
         return {
@@ -275,6 +296,10 @@ class SFT:
             "valid/reward": sum(episode.reward for episode in episodes) / count,
             "valid/calls": sum(episode.calls for episode in episodes) / count,
         }
+
+    def _clear(self) -> None:
+        for weight in self.weights.values():
+            weight.grad = None
 
     def _keep(self, name: str, judged: Mapping[str, float]) -> None:
         """Save the policy to a folder of the run, with the figures of its evaluation on its card."""
@@ -292,6 +317,8 @@ class SFT:
             "seconds/teacher": drawn - begin,
             "seconds/update": ended - drawn,
             "tokens_per_second": sum(map(len, transcripts)) / (ended - begin),
+            "memory_gib": peak_memory(self.policy.device),
+            "micro_tokens": float(self._room.tokens),
         }
         log.log(self.step, figures, timings)
         log.advance(self.step, f"loss {figures['loss']:.3f}, {timings['tokens_per_second']:,.0f} tokens/s")
@@ -306,13 +333,14 @@ class SFT:
     def _policy(self) -> Policy:
         config = self.config
         device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        own = config.out / _OWN_MODEL
         if config.model != "new":
             lora = LoRA(config.lora_rank, 2.0 * config.lora_rank, seed=config.seed) if config.lora_rank else None
             return Policy.from_pretrained(config.model, lora=lora, dtype=config.dtype, device=device)
-        if not own.is_dir():  # kept, as the tokenizer belongs to the run
-            new_policy(config.new, self.envs, config.seed).save_pretrained(own)
-        return Policy.from_pretrained(own, dtype=config.dtype, device=device)
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            own = Path(folder if config.dry_run else config.out) / _OWN_MODEL
+            if not own.is_dir():  # kept, as the tokenizer belongs to the run
+                new_policy(config.new, self.envs, config.seed).save_pretrained(own)
+            return Policy.from_pretrained(own, dtype=config.dtype, device=device)
 
     def _state(self) -> State:
         tensors = {f"model/{name}": weight for name, weight in self.weights.items()}

@@ -72,7 +72,8 @@ class Training(Generic[A]):
     seed: int = 0
     """Of everything: tasks, pools, samples."""
     dtype: Literal["float32", "mixed", "bfloat16"] = "float32"
-    """"mixed": products in bfloat16, for CPUs and GPUs that have it; "bfloat16": weights too."""
+    """"mixed": products in bfloat16, for CPUs and GPUs that have it; "bfloat16": weights too, for adapters, whose own
+    weights stay float32. Weights in bfloat16 that are trained themselves hardly move at small rates."""
     gradient_checkpointing: bool = False
     """Compute each layer again on the way back: less memory, about a third more time."""
     shard: bool = False

@@ -6,7 +6,6 @@ whole optimizer step, so micro-batches of any size and any number of processes g
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.llm.packing import Pack, packs
+from agents.llm.packing import Pack
 from agents.llm.policy import Policy
 from agents.llm.transcript import Transcript
 from algos import losses
 from algos.algorithm import Algorithm
 from algos.batch import Batch, Credit, mean_metric
 from algos.distributed import Ranks, Replicas, Spread
+from algos.room import Room
 from algos.sharding import NOTHING, Shards
 from algos.tally import Tally
 from algos.training import Training
@@ -30,8 +30,6 @@ from algos.training import Training
 MAX_BAD_UPDATES = 10
 """Updates in a row with a loss or gradient that is not finite, after which a run gives up."""
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 
 class Updater:
@@ -72,8 +70,7 @@ class Updater:
         """Updates left out because they were not finite."""
         self.bad = 0
         """How many of them in a row, to the last update."""
-        self.micro_tokens = training.micro_tokens
-        """Tokens computed at a time; less than the settings say once memory has run out."""
+        self.room = Room(policy, training.micro_tokens, self.spread.recovers)
 
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
@@ -198,32 +195,13 @@ class Updater:
         return self.policy(pack, self.training.temperature, self.algorithm.uses_entropy)
 
     def _fitting(self, transcripts: Sequence[Transcript], work: Callable[[Sequence[Pack], int], T]) -> T:
-        """What `work` makes of the transcripts in packs, and of so many passes besides that only others need; begun
-        again with smaller packs where memory runs out."""
-        while True:
-            cut = packs(transcripts, self.micro_tokens, self.policy.shares)
-            try:
-                with self.spread.passes(len(cut)) as besides:
-                    return work(cut, besides)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-                if not self.spread.recovers:
-                    raise torch.OutOfMemoryError(
-                        f"memory does not hold {self.micro_tokens:,} tokens at a time, and with shard the other "
-                        "processes wait in the middle of this pass: go on from the last checkpoint with --resume and "
-                        "a smaller --micro-tokens"
-                    ) from error
-                if len(cut) == len(transcripts):
-                    raise torch.OutOfMemoryError(
-                        "memory does not hold one transcript: lower max_episode_tokens, set gradient_checkpointing or "
-                        "lora_rank, or take a smaller model or dtype"
-                    ) from error
-            self._clear()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            self.micro_tokens = max(1, min(self.micro_tokens, max(pack.tokens for pack in cut)) // 2)
-            logger.warning("out of memory: %d tokens at a time from now on", self.micro_tokens)
+        """What `work` makes of the transcripts in packs, and of so many passes besides that only others need."""
+
+        def together(cut: Sequence[Pack]) -> T:
+            with self.spread.passes(len(cut)) as besides:
+                return work(cut, besides)
+
+        return self.room.fit(transcripts, together)
 
     def _clear(self) -> None:
         for weight in self.weights.values():
@@ -232,8 +210,3 @@ class Updater:
 
 def _without_head(weights: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in weights.items() if not name.startswith("value_head.")}
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: on a CPU torch says so in words alone."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

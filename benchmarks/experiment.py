@@ -196,18 +196,14 @@ def with_settings(config: C, settings: Mapping[str, Any]) -> C:
 
 def differences(run: Run) -> list[str]:
     """In what the settings of the run's folder differ from those of the run; empty where there is no folder yet."""
-    from algos.config import CONFIG, resolved
-    from algos.sft import _FREE
-    from algos.training import FREE
+    from algos import config, sft, training
 
-    path = run.folder / CONFIG
+    path = run.folder / config.CONFIG
     if not path.is_file():
         return []
     held = json.loads(path.read_text(encoding="utf-8"))
-    now = resolved(run.config)
-    free = _FREE if run.stage.algorithm == "sft" else FREE
-    names = sorted((held.keys() | now.keys()) - set(free))
-    return [f"{name}: {held.get(name)!r}, now {now.get(name)!r}" for name in names if held.get(name) != now.get(name)]
+    free = sft.FREE if run.stage.algorithm == "sft" else training.FREE
+    return config.differences(held, config.resolved(run.config), free)
 
 
 def training_code() -> str:

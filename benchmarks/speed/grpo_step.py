@@ -11,7 +11,10 @@ with a tool call whose answers are 200 to 300 tokens, one more turn; 28 tokens a
 - plain rows: the same code, but each conversation reads its own prompt in the rollout, and an update computes rows,
   padded to the longest of a micro-batch, with the attention of transformers;
 - trl: `GRPOTrainer(environment_factory=…).train()` of one step, from its beginning to the end of the optimizer's step.
-  Before the clock starts it tries how many rows an update takes at a time, and goes on with the fastest number.
+  Before the clock starts it tries how many rows an update takes at a time, each number once and none that memory will
+  not hold, and goes on with the fastest. What is not tried is another engine for its rollouts, which are by `generate`:
+  vLLM (`use_vllm`), which is what TRL has for fast rollouts on GPUs, or the continuous batching of transformers. So a
+  ratio of rollouts is against TRL's default and not against the best that TRL can be set up to do.
 
 What is equal: weights, their type, prompts, tool texts, rewards, loss (token mean over the step, clip at 0.2 / 0.28, no
 divergence, rewards less their group's mean), AdamW. Tokens are the likeliest ones, so that all write the same: in every
@@ -45,6 +48,7 @@ from typing import Any
 
 import torch
 
+from algos.memory import STATES, available
 from benchmarks.speed.learners import LEARNERS, OPTIMIZATION, Setup
 from benchmarks.speed.steppers import OURS, PARTS, ROWS, TRL, Agreement, Layouts, Stepper
 from benchmarks.speed.workers import Memory, Worker, cell, machine, ratios, spread, take_turns, write_figures
@@ -184,16 +188,43 @@ def compare(setup: Setup, names: Sequence[str], rounds: int, threads: int) -> Re
     return Result(setup, difference, times, apart, memory, work)
 
 
+class FewGroups(Layouts):
+    """TRL with different numbers of rows at a time; on a CPU with two groups, or as many as such a number needs."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._plan = setup.plan
+
+    def __call__(self, rows: int) -> float:
+        """Seconds of an update of all groups, by those of the groups that were updated."""
+        every, members = self._plan.groups, self._plan.members
+        least = every if self._setup.device != "cpu" else min(2, every)
+        groups = next(groups for groups in range(least, every + 1) if groups * members % rows == 0)
+        self._setup = replace(self._setup, plan=replace(self._plan, groups=groups))
+        return super().__call__(rows) * every / groups
+
+
 def fastest_layout(setup: Setup, threads: int) -> int:
-    """How many rows at a time TRL is fastest with; on a CPU two groups are enough to tell."""
-    plan = setup.plan if setup.device != "cpu" else replace(setup.plan, groups=min(2, setup.plan.groups))
-    allowed = [rows for rows in ROWS if plan.rows % rows == 0] or [1]
-    with Worker(Layouts, (replace(setup, plan=plan),), threads) as worker:
-        seconds = {rows: worker.work(rows) for rows in allowed}
+    """How many rows at a time TRL is fastest with."""
+    allowed = [rows for rows in ROWS if setup.plan.rows % rows == 0] or [1]
+    held = [rows for rows in allowed if holds(setup, rows)] or allowed[:1]
+    with Worker(FewGroups, (setup,), threads) as worker:
+        seconds = {rows: worker.work(rows) for rows in held}
     best = min(seconds, key=seconds.__getitem__)
     tried = ", ".join(f"{rows}: {value:.2f} s" for rows, value in seconds.items())
-    print(f"{setup.size}: TRL's update of {plan.rows} rows by rows at a time: {tried}; goes on with {best}", flush=True)
+    left = "".join(f", {rows}: left out for memory" for rows in allowed if rows not in held)
+    print(f"{setup.size}: TRL's update by rows at a time: {tried}{left}; goes on with {best}", flush=True)
     return best
+
+
+def holds(setup: Setup, rows: int) -> bool:
+    """Whether memory should hold so many rows at a time; a GPU says so itself, on a CPU the process would be killed."""
+    free = available(torch.device(setup.device))
+    if setup.device != "cpu" or free is None:
+        return True
+    shape = SHAPES[setup.size]
+    states = shape.layers * (STATES * shape.hidden + 3 * shape.intermediate) + 3 * shape.vocabulary
+    return 4.0 * rows * setup.plan.longest * states < free * 2**30
 
 
 def one_at_a_time(base: tuple[Any, ...], *axes: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,9 +51,23 @@ def scores(batch: Batch, seed: int, spread: float = 0.3) -> tuple[torch.Tensor, 
     )
 
 
+def tokens_of(batch: Batch, rows: torch.Tensor) -> torch.Tensor:
+    """int64 [n]: numbers of the tokens of trajectories `rows`, given as bool [B] or as numbers."""
+    chosen = torch.zeros(batch.num_trajectories, dtype=torch.bool)
+    chosen[rows] = True
+    return torch.nonzero(chosen[batch.row]).flatten()
+
+
+def on(batch: Batch, device: str) -> Batch:
+    """The batch on another device."""
+    parts: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    moved: dict[str, Any] = {name: x.to(device) for name, x in parts.items() if isinstance(x, torch.Tensor)}
+    return replace(batch, **moved)
+
+
 def permuted(batch: Batch, order: Sequence[int]) -> tuple[Batch, torch.Tensor]:
     """The same trajectories in another order, and for each of its tokens the number it had before."""
-    tokens = torch.cat([batch.tokens(torch.tensor([row])) for row in order])
+    tokens = torch.cat([tokens_of(batch, torch.tensor([row])) for row in order])
     place = torch.empty(len(order), dtype=torch.int64)
     place[torch.tensor(order)] = torch.arange(len(order))
     other = Batch(

@@ -10,8 +10,10 @@ import os
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +94,12 @@ def moments(learner: Learner, at: int | None, number: int) -> Callable[[], int]:
     A moment is a turn of the agent, an optimizer step, the half of a file of a checkpoint, a rename, or a sync: all
     places at which what is on the disk changes, or between which it does.
     """
-    count = 0
+    passed = 0
 
     def moment() -> None:
-        nonlocal count
-        count += 1
-        if count == at:
+        nonlocal passed
+        passed += 1
+        if passed == at:
             os.kill(os.getpid(), number)
 
     def before(owner: Any, name: str) -> None:
@@ -121,19 +123,24 @@ def moments(learner: Learner, at: int | None, number: int) -> Callable[[], int]:
     for optimizer in learner.updater.optimizers:
         before(optimizer, "step")
     checkpoint._write = write
-    return lambda: count
+    return lambda: passed
 
 
-def attempt(training: Training[Any], at: int | None = None, number: int = signal.SIGKILL) -> int:
-    """Train in a process of its own, as far as it gets; how many moments there were, or 0 where it was killed."""
+def attempt(training: Training[Any], at: int | None = None, number: int = signal.SIGKILL) -> tuple[str, int]:
+    """Train in a process of its own, as far as it gets.
+
+    Returns:
+        How it ended: "killed", "stopped" as it was asked to, or "done"; and how many moments there were, 0 where it was
+        killed.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             run = learner(training)
-            count = moments(run, at, number)
+            passed = moments(run, at, number)
             run.train()
-            os.write(writer, str(count()).encode())
+            os.write(writer, f"{'stopped' if run.stopped else 'done'} {passed()}".encode())
             os._exit(0)
         except BaseException:  # noqa: BLE001 - a forked child must end here, whatever happened
             traceback.print_exc()
@@ -144,14 +151,48 @@ def attempt(training: Training[Any], at: int | None = None, number: int = signal
         told = file.read()
     if status not in (0, signal.SIGKILL):
         raise RuntimeError(f"the run failed with status {status}")
-    return int(told or 0)
+    end, passed_in_all = told.split() if told else ("killed", 0)
+    return end, int(passed_in_all)
+
+
+def killed_runs(training: Training[Any], kills: int) -> Counter[str]:
+    """Do a run whole, in `whole`, then in `cut-0`, `cut-1`, … until it was killed `kills` times at random moments, of
+    which one at least fell into the writing of a checkpoint.
+
+    Every third attempt is asked to stop instead. Each folder is gone on with until its run has ended. All is done by
+    processes of their own, forked from this one, which must not have computed anything.
+
+    Returns:
+        How often an attempt was "killed", in how many of these while "writing" a checkpoint, and how often one was
+        "stopped" or "done"; as many are done as there are folders.
+    """
+    _, whole = attempt(replace(training, out=training.out / "whole"))
+    draw = np.random.default_rng(training.seed)
+    ends: Counter[str] = Counter()
+    for number in count():
+        cut = replace(training, out=training.out / f"cut-{ends['done']}")
+        cut = replace(cut, resume=(cut.out / "config.json").is_file())
+        enough = ends["killed"] >= kills and ends["writing"] > 0
+        at = None if enough else int(draw.integers(1, whole // 2))
+        before = partial(cut.out)
+        end, _ = attempt(cut, at, signal.SIGTERM if number % 3 == 1 else signal.SIGKILL)
+        ends[end] += 1
+        ends["writing"] += end == "killed" and bool(partial(cut.out) - before)
+        print(f"{end} at moment {at} of {whole}, {sorted(path.name for path in cut.out.rglob('*step-*[0-9]'))}")
+        if at is None:
+            break
+    return ends
+
+
+def partial(folder: Path) -> set[str]:
+    """Checkpoints of a run that were never finished."""
+    return {path.name for path in folder.glob("checkpoints/.step-*")}
 
 
 def main() -> None:
     """Train as the JSON in the first argument says; as ranks of torchrun do, where its variables are set.
 
-    With `kills`, a number, the run in `out` is killed so often, at random moments, and compared with nothing: that is
-    the caller's part. Every third time it is asked to stop instead. It must not be in a process that computes.
+    With `kills`, a number, see `killed_runs`; prints its counts as JSON in the last line.
     """
     changes = json.loads(sys.argv[1])
     algorithm: Mapping[str, Any] = {
@@ -166,15 +207,7 @@ def main() -> None:
         with joined("cpu") as ranks:
             learner(settings(chosen, Path(out), **changes), ranks).train()
         return
-    whole = attempt(settings(chosen, Path(out) / "whole", **changes))
-    draw = np.random.default_rng(changes.get("seed", 0))
-    resume, cut = False, settings(chosen, Path(out) / "cut", **changes)
-    for kill in range(kills):
-        at = int(draw.integers(whole // 16, whole // 4 + 2))
-        attempt(replace(cut, resume=resume), at, signal.SIGTERM if kill % 3 == 1 else signal.SIGKILL)
-        print(f"killed at moment {at} of {whole}: {sorted(p.name for p in (cut.out / 'checkpoints').glob('*'))}")
-        resume = (cut.out / "config.json").is_file()
-    attempt(replace(cut, resume=resume))
+    print(json.dumps(killed_runs(settings(chosen, Path(out), **changes), kills)))
 
 
 if __name__ == "__main__":

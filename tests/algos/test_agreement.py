@@ -6,6 +6,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from algos.batch import Batch
 from algos.listwise_grpo import ListwiseGRPO
 from algos.ppo import PPO
 from tests.agents.llm.conftest import tiny_model, tiny_tokenizer
-from tests.algos.batches import random_batch, random_transcript, scores
+from tests.algos.batches import on, random_batch, random_transcript, scores
 
 LONGEST = 64
 """`max_completion_length` of the trainer, by which it divides for `dr_grpo`."""
@@ -131,6 +132,46 @@ def test_packs_of_a_policy_give_the_gradient_of_whole_transcripts(algorithm: Alg
         assert torch.allclose(parameter.grad, expected[name], rtol=1e-3, atol=1e-4 * largest), name
 
 
+def test_the_error_of_values_reaches_head_and_backbone() -> None:
+    """Against whole transcripts, a linear layer on the last hidden states and half the squared error."""
+    model, algorithm = tiny_model(), PPO(value_coef=0.5, value_clip=None)
+    batch = rollouts(model, 0.1)
+    credit = algorithm.credit(batch, {})
+    credit = replace(credit, advantages=torch.zeros_like(credit.advantages))  # the value's error alone
+    policy = Policy(deepcopy(model), tiny_tokenizer(), value_head=True)
+    head = policy.value_head
+    assert head is not None
+    with torch.no_grad():
+        head.weight.copy_(torch.linspace(-1, 1, head.in_features))
+        head.bias.fill_(0.3)
+    weight, bias = (part.detach().clone().requires_grad_() for part in (head.weight, head.bias))
+    for pack in packs(batch.transcripts, max_tokens=20):
+        scores = policy(pack)
+        part = batch.part(batch.locate(pack.index), credit)
+        loss = algorithm.loss(part, scores.logprobs, scores.values, scores.entropy)
+        (loss.total / credit.divisor.sum()).backward()
+
+    assert credit.returns is not None
+    error = torch.zeros(())
+    for row, transcript in enumerate(batch.transcripts):
+        ids, places = torch.from_numpy(transcript.ids.copy()), np.flatnonzero(transcript.mask)
+        hidden = model(ids[None], output_hidden_states=True).hidden_states[-1][0]
+        values = hidden[places - 1] @ weight[0] + bias
+        error = error + ((values - credit.returns[batch.row == row].float()) ** 2 / 2).sum()
+    (0.5 * error / batch.num_tokens).backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    found = {name: parameter.grad for name, parameter in policy.core.named_parameters()}
+    for name, mine, plain in [
+        ("weight", head.weight.grad, weight.grad),
+        ("bias", head.bias.grad, bias.grad),
+        *((name, found[name], expected[name]) for name in expected if expected[name] is not None),
+    ]:
+        assert mine is not None, name
+        assert plain is not None, name
+        assert float(plain.abs().max()) > 0, name
+        assert torch.allclose(mine, plain, rtol=1e-3, atol=1e-4 * float(plain.abs().max())), name
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("algorithm", WAYS)
 def test_a_gpu_gives_the_same_credit_and_loss(algorithm: Algorithm) -> None:
@@ -139,7 +180,7 @@ def test_a_gpu_gives_the_same_credit_and_loss(algorithm: Algorithm) -> None:
     batch = random_batch(0, (4, 3, 1))
     found = []
     for device in ("cpu", "cuda"):
-        here = batch.to(device)
+        here = on(batch, device)
         logprobs, values, entropy = (leaf.detach().to(device) for leaf in scores(batch, 0))
         credit = algorithm.credit(here, algorithm.start())
         loss = algorithm.loss(

@@ -13,7 +13,7 @@ from agents.llm.transcript import TranscriptWriter
 from algos.batch import Batch, Credit
 from algos.listwise_grpo import ListwiseGRPO
 from algos.requests import draw
-from tests.algos.batches import random_batch
+from tests.algos.batches import random_batch, tokens_of
 
 
 def two_transcripts() -> Batch:
@@ -55,7 +55,7 @@ def test_a_part_speaks_of_its_tokens() -> None:
         train=batch.lengths > 0,
         returns=-torch.arange(batch.num_tokens).double(),
     )
-    tokens = batch.tokens(torch.tensor([3, 1]))
+    tokens = tokens_of(batch, torch.tensor([3, 1]))
     part = batch.part(tokens, credit)
     assert set(part.row.tolist()) == {1, 3}
     assert torch.equal(part.advantages, tokens.double())

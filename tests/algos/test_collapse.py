@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -42,3 +43,13 @@ def test_a_sign_is_told_once_with_its_remedy(change: dict[str, Any], sign: str, 
     assert watch.look(WELL | change) == []
     assert watch.look(WELL) == []
     assert watch.look(WELL | change) == [told]
+
+
+def test_a_resumed_run_remembers_how_it_began_and_what_it_said() -> None:
+    watch = Watch()
+    watch.look(WELL)
+    assert watch.look(WELL | {"flat_groups": 0.9})
+    resumed = Watch()
+    resumed.restore(json.loads(json.dumps(watch.state())))
+    (told,) = resumed.look(WELL | {"flat_groups": 0.9, "sampled_entropy": 0.1})
+    assert "entropy fell" in told

@@ -32,6 +32,29 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(tmp_path: Path, capsys: pyt
     assert not out.exists()
 
 
+def test_a_dry_run_of_a_warm_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    chosen = ["--model", "new", "--new.hidden", "32", "--new.layers", "1", "--new.vocabulary", "500"]
+    chosen += ["--new.text-episodes", "5", "--teacher", "scripted", "--steps", "3", "--rows", "4", "--device", "cpu"]
+    assert main("sft", [*chosen, "--evaluate-every", "0", "--out", str(out), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "3 steps, 48 episodes" in told
+    assert "judged      never" in told
+    assert "optimizer" in told
+    assert "sampler" not in told
+    assert not out.exists()
+
+
+def test_a_warm_start_is_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert main("sft", ["--out", str(tmp_path / "run")]) == 2
+    assert "leave torchrun out" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_from_the_command_line_and_its_resume(tmp_path: Path) -> None:
     puppet(HABITS).save_pretrained(tmp_path / "model")
     chosen = [

@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from agentrec_env.episodes import read
-from agents.llm.policy import Policy
+from agents.llm.lora import LoRA, attach
+from agents.llm.packing import Pack
+from agents.llm.policy import Policy, Scores
 from algos.batch import Batch
 from algos.distributed import Ranks, joined
 from algos.listwise_grpo import ListwiseGRPO
@@ -30,6 +32,7 @@ from tests.algos.small import learner, settings
 ALGORITHMS = {
     "grpo": ListwiseGRPO(groups=4, group_size=3, epochs=2, minibatches=2),
     "ppo": PPO(groups=4, group_size=3, epochs=2, minibatches=2),
+    "adapter": ListwiseGRPO(groups=4, group_size=3, epochs=2, drop="none", kl="loss", kl_coef=0.1),
 }
 REWARDS = [1.0, 0.5, -1.0, 0.3, 0.3, 0.3, 0.1, 0.631, -0.5, -1.0, -1.0, -1.0]
 """Of four groups of three. With two ranks, the second has those that teach nothing."""
@@ -60,17 +63,23 @@ def start(module: str, *arguments: str, size: int = 2) -> list[subprocess.Popen[
     return started
 
 
-def update(algorithm: str, folder: Path, processes: Ranks) -> None:
-    """Two updates from made-up transcripts; leaves weights and figures in `folder`."""
+def made(algorithm: str, processes: Ranks) -> tuple[Updater, Batch]:
+    """A small policy's updater, and made-up transcripts."""
     chosen = ALGORITHMS[algorithm]
-    policy = Policy(tiny_model(), tiny_tokenizer(), value_head=chosen.uses_values)
-    updater = Updater(policy, chosen, settings(chosen, folder), processes)
-    start = {name: weight.detach().clone() for name, weight in updater.weights.items()}
+    model = attach(tiny_model(), LoRA(2, 4.0), "tiny") if algorithm == "adapter" else tiny_model()
+    policy = Policy(model, tiny_tokenizer(), value_head=chosen.uses_values)
     generator = np.random.default_rng(0)
     transcripts = [random_transcript(generator) for _ in REWARDS]
     groups = np.repeat(np.arange(4), 3)
     mine = np.flatnonzero(groups % processes.size == processes.rank).tolist()
     batch = Batch.of([transcripts[i] for i in mine], [REWARDS[i] for i in mine], groups[mine].tolist())
+    return Updater(policy, chosen, settings(chosen, Path("unused")), processes), batch
+
+
+def update(algorithm: str, folder: Path, processes: Ranks) -> None:
+    """Two updates; leaves weights and figures in `folder`."""
+    updater, batch = made(algorithm, processes)
+    start = {name: weight.detach().clone() for name, weight in updater.weights.items()}
     tally = Tally()
     for step in range(2):
         tally.join(updater.update(batch, 4, step))
@@ -81,6 +90,26 @@ def update(algorithm: str, folder: Path, processes: Ranks) -> None:
             {name: weight.detach() - start[name] for name, weight in updater.weights.items()},
             folder / f"{algorithm}-{processes.size}.safetensors",
         )
+
+
+def sicken(folder: Path, processes: Ranks) -> None:
+    """An update in which the losses of the second rank are not finite, and one in which they are; leaves what came."""
+    updater, batch = made("adapter", processes)
+    start = torch.cat([weight.detach().flatten().clone() for weight in updater.weights.values()])
+    score = updater._score
+
+    def broken(pack: Pack) -> Scores:
+        scores = score(pack)
+        sick = processes.rank == 1 and torch.is_grad_enabled()
+        return Scores(scores.logprobs * (torch.nan if sick else 1.0), scores.entropy, scores.values)
+
+    told: dict[str, Any] = {}
+    for name, scorer in {"sick": broken, "sound": score}.items():
+        updater._score = scorer  # type: ignore[method-assign]
+        updater.update(batch, 4, 0)
+        weights = torch.cat([weight.detach().flatten() for weight in updater.weights.values()])
+        told |= {name: float((weights - start).norm()), f"{name} skipped": updater.skipped, f"{name} bad": updater.bad}
+    (folder / f"sick-{processes.rank}.json").write_text(json.dumps(told))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +134,14 @@ def test_two_processes_make_the_update_of_one(updates: Path, algorithm: str) -> 
     assert figures[0].keys() == figures[1].keys()
     for name in figures[0]:
         assert figures[1][name] == pytest.approx(figures[0][name], rel=1e-3, abs=1e-5), name
+
+
+def test_what_is_not_finite_on_one_rank_is_skipped_on_all(updates: Path) -> None:
+    one, two = (json.loads((updates / f"sick-{rank}.json").read_text()) for rank in (0, 1))
+    assert one == two
+    assert one["sick"] == 0 < one["sound"]
+    assert one["sick skipped"] == one["sick bad"] == one["sound skipped"] == 2
+    assert one["sound bad"] == 0
 
 
 @pytest.mark.slow
@@ -141,3 +178,4 @@ if __name__ == "__main__":
     with joined("cpu") as these:
         for chosen_algorithm in ALGORITHMS:
             update(chosen_algorithm, Path(sys.argv[1]), these)
+        sicken(Path(sys.argv[1]), these)

@@ -33,7 +33,7 @@ from algos.update import Updater
 from tests.agents.llm.conftest import tiny_model, tiny_tokenizer
 from tests.agents.llm.test_agent import puppet
 from tests.algos import taste
-from tests.algos.batches import random_transcript
+from tests.algos.batches import random_transcript, tokens_of
 from tests.algos.small import LETTERS, MINING, learner, settings
 from tests.algos.test_agreement import score
 from tests.algos.test_learner import lines, same_runs, stop_in_the_first_update
@@ -87,7 +87,7 @@ def test_loss_and_gradient_are_those_of_the_definition(sizes: list[int], seed: i
     fresh = batch.old_logprobs.double().requires_grad_()
     total = torch.zeros((), dtype=torch.float64)
     for rows in torch.arange(batch.num_trajectories).chunk(3):  # any cut, even through a group
-        tokens = batch.tokens(rows)
+        tokens = tokens_of(batch, rows)
         part = algorithm.loss(batch.part(tokens, credit), fresh[tokens], None, torch.zeros(len(tokens))).total
         total = total + part
     (gradient,) = torch.autograd.grad(total / credit.divisor.sum(), fresh)

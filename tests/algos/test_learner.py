@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +30,31 @@ from tests.conftest import random_dataset
 GRPO = ListwiseGRPO(groups=4, group_size=4)
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+@dataclass(frozen=True)
+class Other(ListwiseGRPO):
+    """Another algorithm of the same settings."""
+
+
+def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
 def steps_of(folder: Path) -> list[dict[str, Any]]:
     return [line for line in lines(folder) if "reward" in line]
 
 
-def small_run(**changes: Any) -> None:
-    """A process that computed nothing before, as it forks."""
+def small_run(**changes: Any) -> str:
+    """What a process prints that computed nothing before, as it forks."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.algos.small", json.dumps(changes)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def same_runs(one: Path, other: Path) -> None:
     assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    assert [line["step"] for line in lines(other, "timings.jsonl")] == [line["step"] for line in lines(other)]
     last = Checkpoints(one / "checkpoints").steps()[-1]
     for name in ("state.safetensors", "state.json"):
         place = Path("checkpoints") / f"step-{last:08d}" / name
@@ -89,8 +96,12 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
     run = learner(settings(GRPO, tmp_path, steps=2, transcripts=2))
     figures = run.train()
     assert figures["valid/ndcg@10/low"] <= figures["valid/ndcg@10"] <= figures["valid/ndcg@10/high"]
-    assert json.loads((tmp_path / "config.json").read_text())["algorithm"]["group_size"] == 4
+    recorded = json.loads((tmp_path / "config.json").read_text())
+    assert (recorded["name"], recorded["algorithm"]["group_size"]) == ("grpo", 4)
     assert [line["step"] for line in lines(tmp_path)] == [0, 0, 1, 2]
+    for line, name in zip(lines(tmp_path, "timings.jsonl"), ("evaluate", "update", "update", "evaluate"), strict=True):
+        assert line[f"seconds/{name}"] > 0
+        assert name == "evaluate" or line["memory_gib"] > 0
     for line in steps_of(tmp_path):
         told = {"reward", "reward_spread", "flat_groups", "dropped_groups", "sampled_entropy", "turns", "tokens"}
         assert told | {"calls/get_user_profile", "first/get_user_profile", "invalid", "rate", "skipped"} <= line.keys()
@@ -109,9 +120,14 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo", "ppr", "dpo"])
 def test_killed_at_many_moments_it_is_the_same_run(tmp_path: Path, algorithm: str) -> None:
-    small_run(out=str(tmp_path), steps=10, evaluate_every=5, evaluate_tasks=4, kills=20, algorithm=algorithm)
-    same_runs(tmp_path / "whole", tmp_path / "cut")
-    assert not [*(tmp_path / "cut").glob(".best*"), *(tmp_path / "cut").glob(".model*")]
+    told = small_run(out=str(tmp_path), steps=6, evaluate_every=3, evaluate_tasks=4, kills=20, algorithm=algorithm)
+    ends = json.loads(told.splitlines()[-1])
+    assert ends["killed"] >= 20, told
+    assert ends["stopped"] > 0 < ends["writing"], told
+    for number in range(ends["done"]):
+        folder = tmp_path / f"cut-{number}"
+        same_runs(tmp_path / "whole", folder)
+        assert not [*folder.glob(".best*"), *folder.glob(".model*")]
 
 
 def test_it_stops_when_asked_and_goes_on(tmp_path: Path) -> None:
@@ -138,6 +154,8 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
         learner(settings(GRPO, tmp_path, steps=1, evaluate_every=0))
     with pytest.raises(ValueError, match="temperature"):
         learner(settings(GRPO, tmp_path, steps=1, evaluate_every=0, resume=True, temperature=0.5))
+    with pytest.raises(ValueError, match=r"name: 'grpo', now 'tests\.algos\.test_learner:Other'"):
+        learner(settings(Other(groups=4, group_size=4), tmp_path, steps=1, evaluate_every=0, resume=True))
     with pytest.raises(FileNotFoundError, match="without --resume"):
         learner(settings(GRPO, tmp_path / "nothing", resume=True))
 

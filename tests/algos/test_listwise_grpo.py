@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 from algos.batch import Batch, Credit
 from algos.listwise_grpo import ListwiseGRPO
-from tests.algos.batches import group_sizes, permuted, random_batch, scores
+from tests.algos.batches import group_sizes, permuted, random_batch, scores, tokens_of
 
 EVERY_WAY = [
     ListwiseGRPO(
@@ -46,7 +46,7 @@ def slope(
 ) -> torch.Tensor:
     total = torch.zeros_like(logprobs)
     for rows in pieces:
-        tokens = batch.tokens(rows)
+        tokens = tokens_of(batch, rows)
         tokens = tokens[torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))]
         loss = algorithm.loss(batch.part(tokens, credit), logprobs[tokens], None, entropy[tokens]).total
         if loss.requires_grad:

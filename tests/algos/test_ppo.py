@@ -15,7 +15,7 @@ from algos import advantages
 from algos.algorithm import alone
 from algos.batch import Batch
 from algos.ppo import PPO
-from tests.algos.batches import group_sizes, permuted, random_batch, scores
+from tests.algos.batches import group_sizes, permuted, random_batch, scores, tokens_of
 
 EVERY_WAY = [
     PPO(gae=gae, gamma=gamma, whiten=whiten, value_clip=clip, entropy_coef=entropy, kl_coef=kl)
@@ -32,7 +32,7 @@ def update(algorithm: PPO, batch: Batch, pieces: list[torch.Tensor], seed: int =
     leaves = scores(batch, seed)
     total = torch.zeros(3, batch.num_tokens, dtype=torch.float64)
     for rows in pieces:
-        tokens = batch.tokens(rows)
+        tokens = tokens_of(batch, rows)
         logprobs, values, entropy = (leaf[tokens] for leaf in leaves)
         loss = algorithm.loss(batch.part(tokens, credit), logprobs, values, entropy).total
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
@@ -138,7 +138,7 @@ def test_each_process_whitens_with_the_numbers_of_all() -> None:
     whole = random_batch(8, (4, 4))
     halves = []
     for rows in (range(4), range(4, 8)):
-        tokens = whole.tokens(torch.tensor(list(rows)))
+        tokens = tokens_of(whole, torch.tensor(list(rows)))
         assert whole.reference is not None
         assert whole.values is not None
         halves.append(

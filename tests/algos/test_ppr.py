@@ -18,6 +18,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from agentrec_env.types import Episode
+from agents.play import play
 from algos.batch import Batch
 from algos.command import main as train
 from algos.config import Optimization
@@ -88,7 +90,16 @@ def test_requests_name_the_mined_pairs_and_lists_beside_them() -> None:
     assert len(set(asked)) == 4
 
 
-def test_questions_are_asked_as_they_say_and_paid_for_the_right_letter(tmp_path: Path) -> None:
+def test_questions_are_asked_as_they_say_and_paid_for_the_right_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episodes: list[Episode] = []
+
+    def play_and_tell(*arguments: Any) -> list[Episode]:
+        episodes[:] = play(*arguments)
+        return list(episodes)
+
+    monkeypatch.setattr("algos.rollout.play", play_and_tell)
     this = learner(settings(SMALL, tmp_path, steps=12, evaluate_every=0))
     items = this.envs.world.dataset.items
     seen: Counter[tuple[str, bool]] = Counter()
@@ -97,7 +108,7 @@ def test_questions_are_asked_as_they_say_and_paid_for_the_right_letter(tmp_path:
         assert rollout.batch.pair is not None
         assert rollout.batch.pair.all()
         requests = SMALL.requests(step, NOW, _mined(this), this.envs.num_tasks, 0)
-        for number, episode in enumerate(rollout.episodes):
+        for number, episode in enumerate(episodes):
             question = requests.questions[number // 4]
             assert question is not None
             target = this.envs.world.task("train", int(requests.tasks[number // 4])).target
@@ -114,7 +125,7 @@ def test_questions_are_asked_as_they_say_and_paid_for_the_right_letter(tmp_path:
                 assert episode.reward == -1.0
             seen[question.direction, episode.reward == 1] += 1
         figures = rollout.figures.means()
-        share = np.mean([episode.reward == 1 for episode in rollout.episodes])
+        share = np.mean([episode.reward == 1 for episode in episodes])
         assert figures["pair/right"] == pytest.approx(share)
         assert (figures["pair/more"] + figures["pair/less"]) / 2 == pytest.approx(share)
         assert "ndcg@10" not in figures

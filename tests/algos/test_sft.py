@@ -131,6 +131,23 @@ def test_an_update_does_not_depend_on_the_micro_batches(tmp_path: Path, world: W
             torch.testing.assert_close(weight, after[0][1][name], atol=2e-5, rtol=1e-4)
 
 
+def test_memory_that_runs_out(tmp_path: Path, world: World, start: str, monkeypatch: pytest.MonkeyPatch):
+    runs = [SFT(config(tmp_path / name, start), world=world) for name in ("wide", "tight")]
+    batch = runs[0].demonstrations.batch(0, 6)
+    wide = runs[0].update(batch)
+    longest, forward = max(map(len, batch)), Policy.forward
+
+    def small(self: Policy, pack: Any, *arguments: Any) -> Any:
+        if pack.tokens > longest:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, pack, *arguments)
+
+    monkeypatch.setattr(Policy, "forward", small)
+    assert runs[1].update(batch)["loss"] == pytest.approx(wide["loss"], abs=1e-5)
+    for name, weight in runs[1].weights.items():
+        torch.testing.assert_close(weight, runs[0].weights[name], atol=2e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("method", ["adamw", "muon"])
 def test_stopped_and_resumed_it_ends_the_same(tmp_path: Path, world: World, start: str, method: Any):
     optimization = Optimization(method=method, warmup=2)
@@ -144,6 +161,8 @@ def test_stopped_and_resumed_it_ends_the_same(tmp_path: Path, world: World, star
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
     assert [line["step"] for line in metrics(tmp_path / "parts")] == list(range(6))
+    timings = (tmp_path / "parts" / "timings.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in timings] == list(range(6))
 
 
 def test_killed_after_a_checkpoint_the_steps_since_are_done_again(tmp_path: Path, world: World, start: str):

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from agents.llm.chat import Prompt
 from agents.llm.packing import Pack
 from agents.llm.policy import Policy, Scores
+from agents.llm.transcript import Transcript, TranscriptWriter
 from algos.algorithm import Algorithm
 from algos.batch import Batch
+from algos.config import Optimization
 from algos.distributed import Ranks
 from algos.listwise_grpo import ListwiseGRPO
 from algos.ppo import PPO
@@ -29,6 +32,11 @@ REWARDS = (1.0, 0.5, -1.0, 0.3, 0.3, 0.1, 0.1, 0.631, -0.5)
 def small_batch(rewards: tuple[float, ...] = REWARDS) -> Batch:
     generator = np.random.default_rng(0)
     return Batch.of([random_transcript(generator) for _ in rewards], rewards, np.repeat([0, 1, 2], 3).tolist())
+
+
+def prompt_alone() -> Transcript:
+    """Of an episode whose prompt was too long."""
+    return TranscriptWriter(Prompt((1, 2, 3), 0)).freeze()
 
 
 def updater(algorithm: Algorithm, **changes: Any) -> Updater:
@@ -63,7 +71,7 @@ def test_memory_that_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Policy, "forward", small)
     tight = updater(GRPO)
     cut, _ = change(tight)
-    assert 1 <= tight.micro_tokens <= 40
+    assert 1 <= tight.room.tokens <= 40
     assert float((whole - cut).norm() / whole.norm()) < 1e-3
 
 
@@ -74,6 +82,25 @@ def test_memory_that_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Policy, "forward", full)
     with pytest.raises(torch.OutOfMemoryError, match="gradient_checkpointing"):
         change(updater(GRPO))
+    transcripts = [*small_batch().transcripts[1:], prompt_alone()]
+    batch = Batch.of(transcripts, REWARDS, np.repeat([0, 1, 2], 3).tolist())
+    with pytest.raises(torch.OutOfMemoryError, match="gradient_checkpointing"):
+        change(updater(PPO(groups=3, group_size=3)), batch)
+
+
+@pytest.mark.parametrize(("dtype", "least", "most"), [("mixed", 0.99, 1.0), ("bfloat16", 0.0, 0.1)])
+def test_small_steps(tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: Any, least: float, most: float) -> None:
+    Policy(tiny_model(), tiny_tokenizer()).save_pretrained(tmp_path)
+    policy = Policy.from_pretrained(tmp_path, dtype=dtype, device="cpu")
+    slow = Optimization(lr=1e-6, warmup=0, final_lr=1.0, weight_decay=0.0)
+    algorithm = ListwiseGRPO(groups=3, group_size=3)
+    this = Updater(policy, algorithm, settings(algorithm, tmp_path, optimization=slow), Ranks())
+    matrices = {name: weight for name, weight in this.weights.items() if ".layers." in name and weight.dim() == 2}
+    start = {name: weight.detach().clone() for name, weight in matrices.items()}
+    this.update(small_batch(), 3, 0)
+    moved = torch.cat([(weight.detach() != start[name]).flatten() for name, weight in matrices.items()])
+    assert least <= float(moved.float().mean()) <= most
+    assert ("Take dtype 'mixed'" in caplog.text) == (dtype == "bfloat16")
 
 
 def test_numbers_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
