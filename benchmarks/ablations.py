@@ -63,24 +63,26 @@ def tool_rows(reference: Row, offered: Sequence[str]) -> list[Row]:
         offered: As the environment's argument `tools`.
     """
     names, name = list(resolve_tools(offered)), reference.name
+
+    def part(title: str, heading: str, **changes: Any) -> Row:
+        ablation = f"{heading}: {name}"
+        return replace(reference, name=title, ablation=ablation, reference=name, seeds=1, tracks=(TRACK,), **changes)
+
+    def others(tool: str, group: Sequence[str]) -> list[str]:
+        return [other for other in group if other != tool]
+
     if reference.agent == "scripted":
         called = [tool for tool in DEFAULT_TOOLS if tool in names]
-        alone, left_out = "Each tool alone", "Each tool left out"
-        parts = [(f"{name}: {tool} alone", alone, {"kwargs": {**reference.kwargs, "tools": [tool]}}) for tool in names]
-        for tool in called:
-            kwargs = {**reference.kwargs, "tools": [other for other in called if other != tool]}
-            parts.append((f"{name} without {tool}", left_out, {"kwargs": kwargs}))
-    else:
-        alone, left_out = "Each tool alone, the others permuted", "Each tool permuted"
-        parts = [
-            (f"{name}: {tool} alone", alone, {"permuted": tuple(other for other in names if other != tool)})
-            for tool in names
+        told = {f"{name}: {tool} alone": ("Each tool alone", [tool]) for tool in names}
+        told |= {f"{name} without {tool}": ("Each tool left out", others(tool, called)) for tool in called}
+        return [
+            part(title, heading, kwargs={**reference.kwargs, "tools": tools})
+            for title, (heading, tools) in told.items()
         ]
-        parts += [(f"{name}, {tool} permuted", left_out, {"permuted": (tool,)}) for tool in names]
-    common = {"seeds": 1, "tracks": (TRACK,), "reference": name}
+    alone = "Each tool alone, the others permuted"
     return [
-        replace(reference, name=title, ablation=f"{heading}: {name}", **common, **part)
-        for title, heading, part in parts
+        *(part(f"{name}: {tool} alone", alone, permuted=tuple(others(tool, names))) for tool in names),
+        *(part(f"{name}, {tool} permuted", "Each tool permuted", permuted=(tool,)) for tool in names),
     ]
 
 

@@ -165,6 +165,34 @@ def test_stopped_and_resumed_it_ends_the_same(tmp_path: Path, world: World, star
     assert [json.loads(line)["step"] for line in timings] == list(range(6))
 
 
+def test_resumed_between_evaluations_the_best_policy_is_the_same(tmp_path: Path, world: World, start: str):
+    settings = {"evaluate_every": 2, "evaluate_tasks": 4}
+    SFT(config(tmp_path / "whole", start, **settings), world=world).train()
+    parts = config(tmp_path / "parts", start, teacher=f"{__name__}:Interrupting", **settings)
+    for attempt in range(3):
+        Interrupting.left = 2 + attempt
+        Interrupting.run = SFT(replace(parts, resume=attempt > 0), world=world)
+        Interrupting.run.train()
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    best = [load_file(tmp_path / name / "best" / "model.safetensors") for name in ("whole", "parts")]
+    assert equal(*best)
+
+
+@pytest.mark.slow
+def test_a_language_model_teaches_by_its_better_episodes(tmp_path: Path):
+    teacher = {"teacher": "llm", "teacher_args": json.dumps({"model": "tiny"})}
+    lessons = Lessons(best_of=2, above=0.2)
+    run = SFT(config(tmp_path, "tiny", **teacher, lessons=lessons, steps=2, env=Environment()))
+    episodes = run.demonstrations.episodes(0, 4)
+    assert all(episode.reward > 0.2 and episode.calls > 0 for episode in episodes)
+    first = run.demonstrations.batch(0, 4)
+    for episode, transcript in zip(episodes, first, strict=False):
+        said = run.policy.tokenizer.decode(transcript.ids[transcript.mask])
+        assert all(turn.action.strip() in said for turn in episode.turns)
+    run.train()
+    assert [line["step"] for line in metrics(tmp_path)] == [0, 1]
+
+
 def test_killed_after_a_checkpoint_the_steps_since_are_done_again(tmp_path: Path, world: World, start: str):
     whole = config(tmp_path / "whole", start, steps=5)
     SFT(whole, world=world).train()
