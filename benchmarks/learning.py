@@ -234,7 +234,8 @@ class Outcome:
         return {
             "command": self.command,
             "protocol": self.protocol,
-            "plan": {name: value for name, value in asdict(self.plan).items() if name not in ("out", "warm")},
+            "plan": {name: value for name, value in asdict(self.plan).items() if name not in ("out", "warm")}
+            | {"dataset": Path(self.plan.dataset).name},
             "rows": {row: {name: asdict(each) for name, each in found.items()} for row, found in self.rows.items()},
             "by_seed": {row: list(values) for row, values in self.by_seed.items()},
             "comparisons": {
