@@ -33,7 +33,7 @@ from algos.checkpoint import (
     restore_weights,
 )
 from algos.config import Optimization
-from algos.distributed import Ranks, joined
+from algos.distributed import Ranks, Replicas, joined
 from algos.listwise_grpo import ListwiseGRPO
 from algos.ppo import PPO
 from algos.sharding import Shards
@@ -278,8 +278,8 @@ def test_what_cannot_be_cut_up_is_refused(tmp_path: Path) -> None:
 
 
 def test_out_of_memory_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replicas, "recovers", False)
     trained = Trained("grpo", Ranks())
-    monkeypatch.setattr(type(trained.updater.spread), "recovers", False)
 
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("full")
