@@ -21,8 +21,9 @@ from agents.protocol import TOP, Agent, Observation, make
 from agents.scripted import mean_rank, strengths
 
 PLAN = ("score_candidates", "candidates_analyze", "get_item_stats")
-"""Three calls whose texts hold about all that the eleven tools know of a pool of the embedded world: boosting on the
-strengths that they write reaches the figure of boosting on those of all tools (N@10 .55 on test tasks)."""
+"""Three calls whose texts hold about all that the tools know of a pool of the embedded world: boosting on what they
+write (`benchmarks.ceiling`) has N@10 .541 on valid tasks of users that it did not learn from, on what all of them write
+but the free search .545 (2,500 tasks, difference .004 ±.005)."""
 _MARK = re.compile(r"\[([^\]]+)\]=\d")
 _ITEM_ARGUMENTS = ("item_name", "item_title")
 
