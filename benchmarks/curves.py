@@ -17,6 +17,19 @@ TARGET = "valid/ndcg@10"
 
 
 @dataclass(frozen=True)
+class Judged:
+    """N@10 on valid tasks, over the seeds of a stage."""
+
+    step: int
+    tokens: float
+    """Sampled in training until then, mean of the seeds."""
+    mean: float
+    low: float
+    """Of the worst seed; `high` is of the best."""
+    high: float
+
+
+@dataclass(frozen=True)
 class Curve:
     """The seeds of a stage, averaged."""
 
@@ -32,8 +45,8 @@ class Curve:
     """Tool -> [P]: calls an episode."""
     reward: list[float]
     """[P]; empty where nothing is paid."""
-    valid: dict[int, float]
-    """N@10 on valid tasks after so many steps."""
+    valid: list[Judged]
+    """Evaluations that all seeds have, in order."""
     best: list[float]
     """Of each seed, the best N@10 on valid tasks."""
     sampled_tokens: float
@@ -80,10 +93,21 @@ def _curve(runs: Sequence[Run]) -> Curve:
         steps=_mean(steps, "step"),
         calls={name.removeprefix("calls/"): _mean(steps, name) for name in tools},
         reward=_mean(steps, "reward"),
-        valid={step: float(np.mean([found[step] for found in judged])) for step in sorted(shared)},
+        valid=[_judged(step, [found[step] for found in judged], steps) for step in sorted(shared)],
         best=[max(found.values()) for found in judged if found],
-        sampled_tokens=float(np.mean([sum(line.get("sampled_tokens", 0.0) for line in log) for log in steps])),
+        sampled_tokens=_sampled(steps),
         seconds=float(np.mean([outcome.get("seconds", 0.0) for outcome in outcomes])),
+    )
+
+
+def _judged(step: int, values: Sequence[float], logs: Sequence[Sequence[Mapping[str, float]]]) -> Judged:
+    return Judged(step, _sampled(logs, step), float(np.mean(values)), min(values), max(values))
+
+
+def _sampled(logs: Sequence[Sequence[Mapping[str, float]]], until: float = np.inf) -> float:
+    """Tokens sampled before a step, mean of the seeds."""
+    return float(
+        np.mean([sum(line.get("sampled_tokens", 0.0) for line in log if line["step"] < until) for log in logs])
     )
 
 

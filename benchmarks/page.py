@@ -69,6 +69,7 @@ svg .small { fill: var(--soft); font-size: 10.5px }
 .tool0 { fill: var(--t0) } .tool1 { fill: var(--t1) } .tool2 { fill: var(--t2) } .tool3 { fill: var(--t3) }
 .tool4 { fill: var(--t4) } .tool5 { fill: var(--t5) } .tool6 { fill: var(--t6) } .tool7 { fill: var(--t7) }
 .line { fill: none; stroke-width: 1.8 }
+.band { opacity: .16 }
 .line0 { stroke: var(--t0) } .line1 { stroke: var(--t1) } .line2 { stroke: var(--t2) } .line3 { stroke: var(--t3) }
 .line4 { stroke: var(--t4) } .line5 { stroke: var(--t5) } .line6 { stroke: var(--t6) } .line7 { stroke: var(--t7) }
 .key { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin: 0 .35em 0 1em }
@@ -145,6 +146,9 @@ def _training(result: TrainingResult) -> str:
     table = training_table(result)
     parts = [f"<section><h2>{escape(table.caption)}</h2>", _table(table, caption=False)]
     parts += [f"<p>{escape(remark)}</p>" for remark in result.remarks]
+    if drawn := plots.learning(result.curves):
+        caption = "NDCG@10 on valid tasks over the tokens sampled since the first stage, mean and range of the seeds"
+        parts.append(_figure(caption, drawn))
     for curve in result.curves:
         if drawn := plots.training_calls(curve):
             parts.append(_figure(f"{curve.stage}: tool calls an episode over training, mean of the seeds", drawn))

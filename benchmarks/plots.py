@@ -120,6 +120,51 @@ def places(result: TrackResult) -> str:
     return _svg("Where the positive ended up", height * math.ceil(len(rows) / columns), parts)
 
 
+def learning(curves: Sequence[Curve]) -> str:
+    """N@10 on valid tasks over the tokens sampled in training, those of earlier stages included: the mean of the seeds
+    in a band from the worst to the best; empty where no stage that samples was judged twice."""
+    stages = {curve.stage: curve for curve in curves}
+
+    def before(curve: Curve) -> float:
+        earlier = stages.get(curve.start)
+        return before(earlier) + earlier.sampled_tokens if earlier else 0.0
+
+    shown = [curve for curve in curves if curve.sampled_tokens and len(curve.valid) > 1][:TOOL_COLOURS]
+    if not shown:
+        return ""
+    points = [[(before(curve) + each.tokens, each) for each in curve.valid] for curve in shown]
+    judged = [each for line in points for _, each in line]
+    low, high = min(each.low for each in judged), max(each.high for each in judged)
+    ticks = [tick for tick in _ticks(high) if tick >= low - _ticks(high)[1]]
+    tokens = _ticks(max(line[-1][0] for line in points))
+    left, right, top, bottom = 48.0, WIDTH - 16.0, 10.0, 230.0
+
+    def x(count: float) -> float:
+        return left + (right - left) * count / tokens[-1]
+
+    def y(value: float) -> float:
+        return bottom - (bottom - top) * (value - ticks[0]) / (ticks[-1] - ticks[0])
+
+    parts = []
+    for tick in ticks:
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(_text(left - 8, y(tick) + 4, f"{tick:g}", "end", "small"))
+    parts += [_text(x(tick), bottom + 15, f"{tick:,.0f}", "middle", "small") for tick in tokens[:-1]]
+    parts.append(_text(right, bottom + 15, "tokens sampled", "end", "small"))
+    for colour, (curve, line) in enumerate(zip(shown, points, strict=True)):
+        upper = [f"{x(count):.1f},{y(each.high):.1f}" for count, each in line]
+        lower = [f"{x(count):.1f},{y(each.low):.1f}" for count, each in reversed(line)]
+        mean = " ".join(f"{x(count):.1f},{y(each.mean):.1f}" for count, each in line)
+        parts.append(f'<polygon class="band tool{colour}" points="{" ".join(upper + lower)}"/>')
+        parts.append(
+            f'<polyline class="line line{colour}" points="{mean}"><title>{escape(curve.stage)}</title></polyline>'
+        )
+        across, down = LEFT + 190 * (colour % 3) - 80, bottom + 34 + 18 * (colour // 3)
+        parts.append(f'<rect class="tool{colour}" x="{across}" y="{down - 9}" width="10" height="10"/>')
+        parts.append(_text(across + 16, down, curve.stage, "start", "small"))
+    return _svg(f"{PRIMARY} on valid tasks over training", bottom + 44 + 18 * math.ceil(len(shown) / 3), parts)
+
+
 def training_calls(curve: Curve) -> str:
     """Calls of each tool an episode over the steps of training; empty where no tool was called."""
     called = {tool: values for tool, values in curve.calls.items() if any(values)}

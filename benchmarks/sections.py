@@ -123,13 +123,12 @@ def training_table(result: TrainingResult) -> Table:
     lines = []
     for curve in result.curves:
         calls = [sum(column[point] for column in curve.calls.values()) for point in (0, -1)] if curve.calls else []
-        valid = list(curve.valid.values())
         lines.append(
             (
                 Cell(curve.stage, f"from {curve.start}"),
                 Cell(str(curve.seeds)),
                 Cell(f"{curve.sampled_tokens:,.0f}" if curve.sampled_tokens else "–"),
-                Cell(f"{number(valid[0])} → {number(valid[-1])}" if valid else "–"),
+                Cell(f"{number(curve.valid[0].mean)} → {number(curve.valid[-1].mean)}" if curve.valid else "–"),
                 Cell(", ".join(number(best) for best in curve.best) or "–"),
                 Cell(f"{calls[0]:.1f} → {calls[1]:.1f}" if calls else "–"),
                 Cell(f"{curve.seconds / 60:,.1f}"),

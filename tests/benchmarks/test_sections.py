@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,11 @@ from benchmarks import strata
 from benchmarks.ablations import ablate, tool_rows
 from benchmarks.analysis import analyse
 from benchmarks.costs import costs
-from benchmarks.curves import Curve, TrainingResult
+from benchmarks.curves import Curve, Judged, TrainingResult
 from benchmarks.page import page
 from benchmarks.permuted import permute
 from benchmarks.played import Played
-from benchmarks.plots import training_calls
+from benchmarks.plots import learning, training_calls
 from benchmarks.records import Block, Record
 from benchmarks.report import Report, markdown, to_json
 from benchmarks.sections import ablation_table
@@ -247,6 +248,29 @@ def test_the_best_baseline_is_chosen_on_other_tasks() -> None:
     assert {row.name for row in split.rows} == {"even", "odd", "agent"}
 
 
+GRPO = [Judged(0, 0, 0.3, 0.25, 0.35), Judged(10, 1e6, 0.5, 0.45, 0.55)]
+
+
+def test_learning_is_drawn_over_all_tokens_of_a_chain() -> None:
+    def curve(stage: str, start: str, valid: list[Judged], tokens: float) -> Curve:
+        return Curve(stage, "grpo", start, 3, [0, 10], {}, [], valid, [0.5], tokens, 60)
+
+    chain = [
+        curve("sft", "tiny", [Judged(0, 0, 0.2, 0.2, 0.2), Judged(30, 0, 0.3, 0.3, 0.3)], 0),
+        curve("grpo", "sft", GRPO, 1e6),
+        curve(HOSTILE, "grpo", [Judged(0, 0, 0.5, 0.5, 0.5), Judged(10, 1e6, 0.6, 0.5, 0.7)], 1e6),
+    ]
+    drawn = learning(chain)
+    lines = re.findall(r'<polyline class="line line\d" points="([^"]*)">', drawn)
+    (first, middle), (after, last) = [[tuple(map(float, point.split(","))) for point in line.split()] for line in lines]
+    assert middle == after  # the second stage goes on where the first ended
+    assert last[0] - middle[0] == pytest.approx(middle[0] - first[0], abs=0.2)
+    assert last[1] < middle[1] < first[1]
+    assert drawn.count("<polygon") == 2
+    assert HOSTILE not in drawn
+    assert learning(chain[:1]) == ""
+
+
 def test_sections_are_shown_and_escaped(world: World) -> None:
     count = world.num_tasks("test")
     played = [
@@ -257,7 +281,7 @@ def test_sections_are_shown_and_escaped(world: World) -> None:
     ]
     result = analyse("data", TRACK, "p", played, {}, [], np.random.default_rng(0), world)
     assert {row.name for row in result.rows} == {"fusion", HOSTILE}
-    curve = Curve("grpo", "grpo", "sft", 3, [0, 5, 10], {HOSTILE: [1, 2, 3]}, [0.1] * 3, {0: 0.4}, [0.5], 1e6, 60)
+    curve = Curve("grpo", "grpo", "sft", 3, [0, 5, 10], {HOSTILE: [1, 2, 3]}, [0.1] * 3, GRPO, [0.5], 1e6, 60)
     trained = [TrainingResult("data", [curve], [f"remark {HOSTILE}"])]
     report = Report([result], {}, training=trained, left_out=["No rows are trained."])
     text, html = markdown(report), page("t", [result], [], {}, None, trained, ["No rows are trained."])

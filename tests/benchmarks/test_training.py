@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import training
 from benchmarks.claims import Claim
-from benchmarks.curves import training_result
+from benchmarks.curves import Judged, training_result
 from benchmarks.experiment import Experiment, Run
 from benchmarks.presets import PRESETS, TRAINED
 from benchmarks.training import train
@@ -160,7 +160,7 @@ def test_curves_are_means_of_the_seeds(tmp_path: Path, trainer: Trainer) -> None
     assert (grpo.seeds, grpo.start, grpo.sampled_tokens) == (2, "sft", 4000)
     assert grpo.calls["a"] == [1.5] * len(grpo.steps)
     assert sum(grpo.calls["b"]) / len(grpo.steps) == pytest.approx(39.5)
-    assert grpo.valid == {0: pytest.approx(0.25), 80: 0.5}
+    assert grpo.valid == [Judged(0, 0.0, pytest.approx(0.25), 0.2, pytest.approx(0.3)), Judged(80, 4000, 0.5, 0.5, 0.5)]
     assert grpo.best == [0.5, 0.5]
 
 
