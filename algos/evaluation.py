@@ -1,4 +1,4 @@
-"""Evaluation during training: the same valid tasks with their fixed pools each time, and N@10 with its interval."""
+"""Evaluation during training: the same valid tasks with their fixed pools in all runs, and N@10 with its interval."""
 
 from __future__ import annotations
 
@@ -43,9 +43,8 @@ class Evaluation:
         self._training = training
         self._ranks = ranks
         count = min(training.evaluate_tasks, envs.num_tasks)
-        chosen = np.random.default_rng([training.seed, 4]).permutation(envs.num_tasks)[:count]
         self._places = range(ranks.rank, count, ranks.size)
-        self._tasks = [int(chosen[place]) for place in self._places]
+        self._tasks = judged_tasks(envs.num_tasks, count)[ranks.rank :: ranks.size]
 
     @property
     def world(self) -> World:
@@ -78,6 +77,12 @@ class Evaluation:
         mine = [replace(episode, info=files.storable(episode.info)) for episode in episodes]
         parts = self._ranks.gather(list(zip(self._places, mine, strict=True)))
         return [episode for _, episode in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
+
+
+def judged_tasks(total: int, count: int) -> list[int]:
+    """Which of `total` valid tasks are played: the same for all runs, so that seeds, settings and stages compare; more
+    of them include fewer."""
+    return np.random.default_rng(4).permutation(total)[:count].tolist()
 
 
 def _judged(episode: Episode) -> tuple[float, ...]:

@@ -23,7 +23,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import tyro
 
@@ -45,7 +44,7 @@ from algos.checkpoint import Checkpoints, State, optimizer_tensors, restore_opti
 from algos.config import Optimization, record_config
 from algos.demonstrations import Demonstrations, Lessons, Scribe, overview
 from algos.distributed import processes
-from algos.evaluation import keep_episodes
+from algos.evaluation import judged_tasks, keep_episodes
 from algos.interrupt import Interrupt, Stopped
 from algos.memory import peak_memory
 from algos.repeats import Repeats, unlikelihood
@@ -281,8 +280,8 @@ class SFT:
                 self.config.rows, world=self._world, **_arguments(replace(self.config.env, task_split="valid"))
             )
             count = min(self.config.evaluate_tasks, envs.num_tasks)
-            tasks = np.random.default_rng([self.config.seed, 1]).permutation(envs.num_tasks)[:count].tolist()
-            self._judge = envs, LLMAgent(policy=self.policy, temperature=0.0, max_episode_tokens=2**31), tasks
+            agent = LLMAgent(policy=self.policy, temperature=0.0, max_episode_tokens=2**31)
+            self._judge = envs, agent, judged_tasks(envs.num_tasks, count)
         envs, agent, tasks = self._judge
         episodes = play(envs, agent, tasks, self.config.seed, on_episode=self._interrupt.check)
         if self.policy.device.type == "cuda":

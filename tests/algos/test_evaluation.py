@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentrec_env.episodes import read
+from algos.evaluation import judged_tasks
 from algos.listwise_grpo import ListwiseGRPO
 from tests.algos.small import learner, settings
 
@@ -29,3 +30,14 @@ def test_each_evaluation_keeps_its_episodes(tmp_path: Path) -> None:
         assert sum(episode.info["tokens"] for episode in found.episodes) / 8 == pytest.approx(figures["valid/tokens"])
         assert {episode.task_split for episode in found.episodes} == {"valid"}
         assert all(str(episode.stop) == "overflow" or episode.turns for episode in found.episodes)
+
+
+def test_seeds_are_judged_on_the_same_tasks(tmp_path: Path) -> None:
+    def played(seed: int) -> list[int]:
+        run = learner(settings(ListwiseGRPO(groups=2, group_size=2), tmp_path / f"{seed}", seed=seed, steps=1))
+        assert run.evaluation is not None
+        return [episode.task_index for episode in run.evaluation.play()]
+
+    assert played(0) == played(1)
+    assert judged_tasks(50, 10) == judged_tasks(50, 20)[:10]
+    assert sorted(judged_tasks(50, 50)) == list(range(50))
