@@ -122,20 +122,25 @@ def places(result: TrackResult) -> str:
 
 def learning(curves: Sequence[Curve]) -> str:
     """N@10 on valid tasks over the tokens sampled in training, those of earlier stages included: the mean of the seeds
-    in a band from the worst to the best; empty where no stage that samples was judged twice."""
-    stages = {curve.stage: curve for curve in curves}
+    in a band from the worst to the best; empty where no stage that samples was judged twice.
 
-    def before(curve: Curve) -> float:
-        earlier = stages.get(curve.start)
-        return before(earlier) + earlier.sampled_tokens if earlier else 0.0
-
-    shown = [curve for curve in curves if curve.sampled_tokens and len(curve.valid) > 1][:TOOL_COLOURS]
+    Args:
+        curves: Each after the one that it starts from.
+    """
+    sampled: dict[str, float] = {}
+    shown = []
+    for curve in curves:
+        before = sampled.get(curve.start, 0.0)
+        sampled[curve.stage] = before + curve.sampled_tokens
+        if curve.sampled_tokens and len(curve.valid) > 1:
+            shown.append((curve.stage, [(before + each.tokens, each) for each in curve.valid]))
+    shown = shown[:TOOL_COLOURS]
     if not shown:
         return ""
-    points = [[(before(curve) + each.tokens, each) for each in curve.valid] for curve in shown]
+    points = [line for _, line in shown]
     judged = [each for line in points for _, each in line]
     low, high = min(each.low for each in judged), max(each.high for each in judged)
-    ticks = [tick for tick in _ticks(high) if tick >= low - _ticks(high)[1]]
+    ticks = _ticks(high, low)
     tokens = _ticks(max(line[-1][0] for line in points))
     left, right, top, bottom = 48.0, WIDTH - 16.0, 10.0, 230.0
 
@@ -151,17 +156,15 @@ def learning(curves: Sequence[Curve]) -> str:
         parts.append(_text(left - 8, y(tick) + 4, f"{tick:g}", "end", "small"))
     parts += [_text(x(tick), bottom + 15, f"{tick:,.0f}", "middle", "small") for tick in tokens[:-1]]
     parts.append(_text(right, bottom + 15, "tokens sampled", "end", "small"))
-    for colour, (curve, line) in enumerate(zip(shown, points, strict=True)):
+    for colour, (stage, line) in enumerate(shown):
         upper = [f"{x(count):.1f},{y(each.high):.1f}" for count, each in line]
         lower = [f"{x(count):.1f},{y(each.low):.1f}" for count, each in reversed(line)]
         mean = " ".join(f"{x(count):.1f},{y(each.mean):.1f}" for count, each in line)
         parts.append(f'<polygon class="band tool{colour}" points="{" ".join(upper + lower)}"/>')
-        parts.append(
-            f'<polyline class="line line{colour}" points="{mean}"><title>{escape(curve.stage)}</title></polyline>'
-        )
+        parts.append(f'<polyline class="line line{colour}" points="{mean}"><title>{escape(stage)}</title></polyline>')
         across, down = LEFT + 190 * (colour % 3) - 80, bottom + 34 + 18 * (colour // 3)
         parts.append(f'<rect class="tool{colour}" x="{across}" y="{down - 9}" width="10" height="10"/>')
-        parts.append(_text(across + 16, down, curve.stage, "start", "small"))
+        parts.append(_text(across + 16, down, stage, "start", "small"))
     return _svg(f"{PRIMARY} on valid tasks over training", bottom + 44 + 18 * math.ceil(len(shown) / 3), parts)
 
 
@@ -197,14 +200,15 @@ def training_calls(curve: Curve) -> str:
     return _svg("Tool calls an episode over training", bottom + 44 + 18 * math.ceil(len(tools) / 3), parts)
 
 
-def _ticks(top: float) -> list[float]:
-    """Round tick values from 0 to at least `top`."""
-    if top <= 0:
-        return [0.0, 1.0]
-    rough = top / 5
+def _ticks(top: float, bottom: float = 0.0) -> list[float]:
+    """Round tick values from at most `bottom` to at least `top`."""
+    if top <= bottom:
+        top = bottom + 1.0
+    rough = (top - bottom) / 5
     power = 10 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
-    return [step * i for i in range(math.ceil(top / step - 1e-9) + 1)]
+    first, last = math.floor(bottom / step + 1e-9), math.ceil(top / step - 1e-9)
+    return [step * i for i in range(first, last + 1)]
 
 
 def _grid(ticks: Sequence[float], x: Callable[[float], float], top: float, bottom: float) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -267,6 +268,7 @@ def test_learning_is_drawn_over_all_tokens_of_a_chain() -> None:
     assert last[0] - middle[0] == pytest.approx(middle[0] - first[0], abs=0.2)
     assert last[1] < middle[1] < first[1]
     assert drawn.count("<polygon") == 2
+    assert re.findall(r"<title>([^<]*)</title></polyline>", drawn) == ["grpo", escape(HOSTILE)]
     assert HOSTILE not in drawn
     assert learning(chain[:1]) == ""
 
