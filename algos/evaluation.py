@@ -82,7 +82,7 @@ class Evaluation:
 def judged_tasks(total: int, count: int) -> list[int]:
     """Which of `total` valid tasks are played: the same for all runs, so that seeds, settings and stages compare; more
     of them include fewer."""
-    return np.random.default_rng(4).permutation(total)[:count].tolist()
+    return [int(index) for index in np.random.default_rng(4).permutation(total)[:count]]
 
 
 def _judged(episode: Episode) -> tuple[float, ...]:
