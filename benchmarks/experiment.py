@@ -20,6 +20,9 @@ from benchmarks.suite import slug
 
 ALL = "*"
 """In overrides: whatever stages know the settings."""
+APART = 1_000_000
+"""Between the seeds of stages that follow one another, so that none plays again the episodes of the one before; variants
+of a stage play those that it plays."""
 C = TypeVar("C")
 
 
@@ -30,6 +33,7 @@ class Run:
     dataset: str
     stage: Stage
     seed: int
+    """Of its whole chain; the stage's own is the one in `config`."""
     config: Any
     """`algos.training.Training`, or `algos.sft.SFTConfig`; its `out` is the run's folder."""
     after: Run | None = None
@@ -112,14 +116,14 @@ class Experiment:
         wanted = [self._stage(name) for name in dict.fromkeys(stages)]
         made: dict[tuple[str, int], Run] = {}
         configs: dict[str, Any] = {}
-        for stage in (part for each in wanted for part in self._chain(each)):
+        for place, stage in (part for each in wanted for part in enumerate(self._chain(each))):
             if stage.name not in configs:
                 configs[stage.name] = self._config(stage, env, tasks)
             for seed in self.seeds:
                 after = made.get((self._start(stage), seed))
                 folder = self.out / slug(dataset) / slug(stage.name) / f"seed{seed}"
                 model = self.model if after is None else str(after.policy)
-                config = replace(configs[stage.name], out=folder, seed=seed, model=model)
+                config = replace(configs[stage.name], out=folder, seed=seed + APART * place, model=model)
                 if after is not None and after.adapts:  # the adapter that lies there is trained on
                     config = replace(config, lora_rank=0)
                 made.setdefault((stage.name, seed), Run(dataset, stage, seed, config, after))

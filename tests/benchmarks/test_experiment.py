@@ -13,6 +13,7 @@ import pytest
 
 from agentrec_env.tools import PAPER
 from algos.config import resolved
+from algos.requests import draw
 from benchmarks import training
 from benchmarks.experiment import Experiment, Run
 from benchmarks.presets import PRESETS, TRAINED, Preset
@@ -41,7 +42,6 @@ def test_every_row_has_its_chain_and_stages_are_trained_once(tmp_path: Path, pre
     assert len(made) == 3 * len({name for name, _ in made})
     order = list(made.values())
     for place, run in enumerate(order):
-        assert run.config.seed == run.seed
         assert run.config.env.task_split == "train"
         assert run.config.env.num_candidates == (2 if run.stage.name == "form" else 20)
         if run.after is None:
@@ -52,6 +52,21 @@ def test_every_row_has_its_chain_and_stages_are_trained_once(tmp_path: Path, pre
             assert run.config.model == str(run.after.policy)
     assert made["again", 1].after is made["grpo", 1]
     assert made["ppr", 0].after is made["ppr-top", 0].after is made["dpo", 0].after
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_no_stage_plays_again_what_the_ones_before_it_played(tmp_path: Path, preset: str) -> None:
+    made = runs(tmp_path, preset)
+
+    def tasks_of(run: Run) -> set[tuple[int, int]]:
+        requests = [draw(step, 16, 1, 1000, run.config.seed) for step in range(20)]
+        return {pair for each in requests for pair in zip(each.tasks.tolist(), each.seeds.tolist(), strict=True)}
+
+    assert not tasks_of(made["again", 0]) & tasks_of(made["grpo", 0])
+    assert not tasks_of(made["ppr", 0]) & tasks_of(made["grpo", 0])
+    assert not tasks_of(made["grpo", 0]) & tasks_of(made["grpo", 1])
+    assert tasks_of(made["grpo-std", 0]) == tasks_of(made["grpo", 0]) == tasks_of(made["ppo", 0])
+    assert tasks_of(made["ppr-top", 2]) == tasks_of(made["dpo", 2])
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
