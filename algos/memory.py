@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from agents.llm.likelihood import CHUNK_ELEMENTS
+from agents.llm.likelihood import chunk_elements
 from agents.llm.policy import Policy
 
 STATES = 20
@@ -63,7 +63,7 @@ def needed(
         "sampler's weights": parameters * 4 * sampler if rows else 0,
         "sampler's keys and values": row * rows * min(longest, policy.context),
         "activations": kept * micro_tokens,
-        "logits": 3 * 4 * CHUNK_ELEMENTS,
+        "logits": 3 * 4 * chunk_elements(policy.device),
     }
     return {purpose: count / 2**30 for purpose, count in bytes_by_purpose.items() if count}
 

@@ -12,9 +12,10 @@ loss these are, paid 1 for the right letter, 0 for the wrong one and -1 for none
 top ten where c+ was missed; both directions; the 0/1 reward; GRPO as in stage 1.
 
 **Where the paper is silent:** lists are mined greedily, each from a pool of its own that evaluation never sees. Lists
-that are not valid tell of no violation. The two questions of a pair stand in the same step with their items in the same
-order; c+ is A in one pair and B in the next, so that over any two pairs each letter is right as often as the other,
-in both directions. One pass over V violations takes 2 V / `groups` steps ("1 epoch"; `pair/passes` in the log).
+that are not valid tell of no violation. The two questions of a pair follow one another, in the same step where steps
+have an even number of them, with their items in the same order; c+ is A in one pair and B in the next, so that over any
+two pairs each letter is right as often as the other, in both directions. One pass over V violations takes
+2 V / `groups` steps ("1 epoch"; `pair/passes` in the log).
 
 **A policy that never saw a question**, as one that was trained on lists alone, answers with lists, which pay nothing:
 no group teaches anything, and the log warns of dropped groups. Show it the form first, in a few dozen steps:

@@ -90,8 +90,10 @@ class Claim:
         while not self._over.wait(TOUCH):
             try:
                 os.utime(self._path)
+            except FileNotFoundError:
+                return  # the folder is gone
             except OSError:
-                return  # taken over, or the folder is gone: its next checkpoint says so
+                continue  # a file system that does not answer now may do so later
 
 
 def _read(path: Path) -> dict[str, object] | None:

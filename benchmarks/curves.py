@@ -49,6 +49,8 @@ class Curve:
     """Evaluations that all seeds have, in order."""
     best: list[float]
     """Of each seed, the best N@10 on valid tasks."""
+    chosen: list[int]
+    """Of each seed, the steps after which it had that, whose policy is kept; 0: the one that it started from."""
     sampled_tokens: float
     """Sampled in training, by a seed."""
     seconds: float
@@ -95,6 +97,7 @@ def _curve(runs: Sequence[Run]) -> Curve:
         reward=_mean(steps, "reward"),
         valid=[_judged(step, [found[step] for found in judged], steps) for step in sorted(shared)],
         best=[max(found.values()) for found in judged if found],
+        chosen=[max(found, key=lambda step: (found[step], -step)) for found in judged if found],
         sampled_tokens=_sampled(steps),
         seconds=float(np.mean([outcome.get("seconds", 0.0) for outcome in outcomes])),
     )

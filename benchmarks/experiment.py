@@ -21,8 +21,8 @@ from benchmarks.suite import slug
 ALL = "*"
 """In overrides: whatever stages know the settings."""
 APART = 1_000_000
-"""Between the seeds of stages that follow one another, so that none plays again the episodes of the one before; variants
-of a stage play those that it plays."""
+"""Between the seeds of stages that follow one another, so that none plays again the episodes of one before it; variants
+of a stage play the same as it."""
 C = TypeVar("C")
 
 

@@ -30,8 +30,10 @@ NOTES = (
     "with several seeds resample their seeds as well, and trained rows with the same seeds share these draws, for seed "
     "k of a stage starts from seed k of the one before it). p values come from a paired randomisation (sign-flip) test "
     "of the mean difference with 50,000 sign patterns, on values averaged over seeds; where a row has several seeds, "
-    "from the resamples if that p is larger. They are corrected by Holm over the rows (or pairs) of one table, each "
-    "metric for itself. d_z is the mean difference over the standard deviation of the differences.",
+    "from the resamples if that p is larger. Three seeds say little of how seeds differ: where they differ by more "
+    "than the noise of tasks, intervals are too narrow and p values too small; the table of seeds shows how much they "
+    "do. p values are corrected by Holm over the rows (or pairs) of one table, each metric for itself. d_z is the mean "
+    "difference over the standard deviation of the differences.",
     "Planned comparisons were settled before the run: the row that was trained furthest minus each baseline, the "
     "oracle and each other row of the policy, in ndcg@10 and hit@1, each metric corrected over that table's lines.",
     "The best baseline is chosen for each half of the tasks on the other half; where the halves choose differently, "
@@ -48,7 +50,11 @@ NOTES = (
     "plays as many episodes a step as list-wise GRPO, for as many steps. grpo+grpo goes on with list-wise GRPO for as "
     "many episodes as the steps of grpo+ppr play; what grpo+ppr has beside them, the lessons in the form of its "
     "questions and the lists that are mined for pairs, is not counted. grpo+dpo and grpo+ppr start from one policy, "
-    "which was shown that form where there are such lessons, and mine the same pairs. A part that is left out or "
+    "which was shown that form where there are such lessons, and mine the same pairs; grpo+dpo takes a pair for each "
+    "group of a step and grpo+ppr asks one or two questions about a pair and plays some groups as lists, so that it "
+    "goes through fewer. No stage plays again the episodes of one before it. A run keeps the policy that is best on "
+    "valid tasks, the one that it started from among them: the table of training says after how many steps, and 0 "
+    "means that it plays as the stage before it does. A part that is left out or "
     "changed is compared on the seeds that the row with all parts has too, and both are shown on these. A tool that is "
     "taken from a policy answers for another task (permutation importance): its form stays, its knowledge goes.",
     "Kinds of tasks: head items are the most frequent fifth of those that occur in the training part. Tools disagree "

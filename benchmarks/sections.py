@@ -130,12 +130,22 @@ def training_table(result: TrainingResult) -> Table:
                 Cell(f"{curve.sampled_tokens:,.0f}" if curve.sampled_tokens else "–"),
                 Cell(f"{number(curve.valid[0].mean)} → {number(curve.valid[-1].mean)}" if curve.valid else "–"),
                 Cell(", ".join(number(best) for best in curve.best) or "–"),
+                Cell(", ".join(f"{step:,}" for step in curve.chosen) or "–"),
                 Cell(f"{calls[0]:.1f} → {calls[1]:.1f}" if calls else "–"),
                 Cell(f"{curve.seconds / 60:,.1f}"),
             )
         )
     return Table(
         f"{result.dataset}: training",
-        ("stage", "seeds", "tokens sampled", f"valid {PRIMARY}", "best, by seed", "calls an episode", "minutes"),
+        (
+            "stage",
+            "seeds",
+            "tokens sampled",
+            f"valid {PRIMARY}",
+            "best, by seed",
+            "after steps",
+            "calls an episode",
+            "minutes",
+        ),
         tuple(lines),
     )

@@ -13,8 +13,8 @@ from benchmarks.experiment import Experiment
 from benchmarks.presets import PRESETS, SMALL, TRACK, TRAINED
 from benchmarks.suite import DEFAULT, Row, Size, Suite, Track, endpoint_rows, model_rows
 
-EMBEDDED = "synthetic"
-"""The world that the embedded policy knows."""
+EMBEDDED, SPLIT = "synthetic", "temporal"
+"""The world that the embedded policy knows, and the split whose training tasks taught it."""
 LLM = "pip install 'agentrec-env[llm]'"
 
 
@@ -25,6 +25,7 @@ class Selection:
     rows: tuple[Row, ...]
     tracks: tuple[Track, ...]
     experiment: Experiment
+    split: str
     policies: frozenset[str]
     """Rows that play a policy as it is, which is of no use on worlds that it does not know."""
     left_out: tuple[str, ...]
@@ -37,7 +38,7 @@ class Selection:
 
     def of(self, source: str) -> list[Row]:
         """The rows on a dataset."""
-        knows = self.trains or source == EMBEDDED or self.experiment.model != "tiny"
+        knows = self.trains or (source, self.split) == (EMBEDDED, SPLIT) or self.experiment.model != "tiny"
         return [row for row in self.rows if knows or row.name not in self.policies]
 
 
@@ -62,6 +63,8 @@ def select(options: argparse.Namespace, size: Size) -> Selection:
     models = [] if trains else model_rows(options.model, options.model_args or {}, options.num_envs)
     if options.endpoint:
         models += endpoint_rows(options.endpoint, options.endpoint_model, options.endpoint_args or {}, options.num_envs)
+    if model == "tiny" if trains else "tiny" in options.model:
+        _check_embedded(options)
     own = preset.rows(model, options.model_args or {}, options.num_envs, options.train_seeds)
     policies = frozenset(row.name for row in own if not row.stage)
     references = [row for row in (*DEFAULT.rows, *own) if row.name in ("scripted", "grpo+ppr" if trains else "frozen")]
@@ -100,7 +103,7 @@ def select(options: argparse.Namespace, size: Size) -> Selection:
         options.train_steps,
     )
     said = [] if options.only else _left_out(options, size, suite, own, trains, ablates, plays, lacking)
-    return Selection(suite.rows, suite.tracks, experiment, policies, tuple(said))
+    return Selection(suite.rows, suite.tracks, experiment, options.split, policies, tuple(said))
 
 
 def _check_flags(options: argparse.Namespace) -> None:
@@ -112,6 +115,14 @@ def _check_flags(options: argparse.Namespace) -> None:
         raise ValueError("--endpoint URL and --endpoint-model NAME go together: where to ask, and for which model")
     if options.endpoint_args and not options.endpoint:
         raise ValueError("--endpoint-args are for --endpoint, which is not given")
+
+
+def _check_embedded(options: argparse.Namespace) -> None:
+    if options.split != SPLIT and EMBEDDED in (options.dataset or [EMBEDDED]):
+        raise ValueError(
+            f"the embedded policy learned from training tasks of --split {SPLIT}, and among the test tasks of --split "
+            f"{options.split} are some of them: take --split {SPLIT} on {EMBEDDED}, or another --model"
+        )
 
 
 def _left_out(
@@ -132,6 +143,8 @@ def _left_out(
         said.append(f"Rows that play a language model need {LLM}.")
     elif plays and not trains and any(source != EMBEDDED for source in options.dataset or [EMBEDDED]):
         said.append("The embedded policy knows the embedded world alone and does not play on other data.")
+    elif plays and not trains and options.split != SPLIT:
+        said.append(f"The embedded policy learned from training tasks of --split {SPLIT} and does not play on others.")
     if not ablates:
         said.append(
             "Ablations (each tool alone and left out, and with --train parts of training) come with --ablations."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from agentrec_env.statistics import Comparison, Interval
+from agentrec_env.statistics import Comparison, Interval, holm
 from benchmarks.analysis import RowResult, TrackResult
 from benchmarks.suite import METRICS, PRIMARY
 
@@ -103,9 +103,10 @@ def seed_table(result: TrackResult) -> Table:
 def order_table(result: TrackResult) -> Table:
     """What changes when the same candidates come in another order."""
     rows = [(row, row.order) for row in result.rows if row.order]
+    corrected = holm([order.change.p for _, order in rows])
     return Table(
         "The same tasks with the candidates in another order",
-        ("agent", "tasks", "same first item %", "list kept %", f"mean |Δ {PRIMARY}|", f"Δ {PRIMARY}", "p"),
+        ("agent", "tasks", "same first item %", "list kept %", f"mean |Δ {PRIMARY}|", f"Δ {PRIMARY}", "p (Holm)"),
         tuple(
             (
                 Cell(row.name),
@@ -114,9 +115,9 @@ def order_table(result: TrackResult) -> Table:
                 Cell(percent(order.overlap)),
                 Cell(number(order.absolute)),
                 Cell(signed(order.change.difference.mean, 3), _bounds(order.change.difference)),
-                Cell(p_value(order.change.p)),
+                Cell(p_value(p)),
             )
-            for row, order in rows
+            for (row, order), p in zip(rows, corrected, strict=True)
         ),
         tuple(row.role for row, _ in rows),
     )

@@ -113,7 +113,8 @@ class Engine:
             rows: N different rows.
             prompts: One a row. Equal ones are read once, and so is the `shared` head of different ones.
             seeds: One a row, int64. The tokens of a row depend on nothing else than its seed, its prompt and what it is
-                told: equal seeds and prompts give equal samples.
+                told: equal seeds and prompts give equal samples, but for rounding, which in bfloat16 and on a GPU
+                differs with the number of rows and now and then tips a draw.
         """
         _check(rows, range(self._count), "0 to the number of rows less 1")
         if not len(rows) == len(prompts) == len(seeds):

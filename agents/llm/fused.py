@@ -93,6 +93,7 @@ class FusedDecoder:
         self._dtype = dtype
         self._device = device
         if memory is None and device.type == "cuda":
+            torch.cuda.empty_cache()  # what training has done with is free too
             memory = int(0.9 * torch.cuda.mem_get_info(device)[0])
         weights, budget = self._network.weights, Budget(memory)
         shape = (len(weights.layers), weights.kv_heads, weights.head_dim)

@@ -40,6 +40,7 @@ class Graphs:
         """Forget all graphs: something that they read has moved."""
         self._captured.clear()
         self._seen.clear()
+        self._pool = None
 
     def __call__(self, function: Callable[..., Tensor], shape: Hashable, inputs: Sequence[Tensor]) -> Tensor:
         """`function(shape, *inputs)`; the result is overwritten by the next call."""

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_ELEMENTS = 2**24
-"""Logits that exist at a time: 64 MB in float32."""
+
+def chunk_elements(device: torch.device) -> int:
+    """Logits that exist at a time: 64 MB in float32 on a CPU, 512 MB on a GPU, whose products want many rows."""
+    return 2**24 if device.type == "cpu" else 2**27
 
 
 def token_scores(
@@ -25,7 +27,7 @@ def token_scores(
     vocabulary: int,
     temperature: float,
     entropy_gradient: bool,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    most: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution.
 
@@ -36,7 +38,7 @@ def token_scores(
         vocabulary: V.
         temperature: That logits are divided by.
         entropy_gradient: Whether the entropy is differentiated; it is a mere figure otherwise.
-        chunk_elements: Most logits at a time.
+        most: Logits at a time; None: what suits the device.
 
     Returns:
         Two float32 [N]; the entropy in nats.
@@ -47,7 +49,7 @@ def token_scores(
         logprobs, entropy = _Scores.apply(logits, targets, temperature, entropy_gradient)  # type: ignore[no-untyped-call]
         return logprobs, entropy
 
-    size = max(1, chunk_elements // vocabulary)
+    size = max(1, (chunk_elements(hidden.device) if most is None else most) // vocabulary)
     if len(target) <= size:
         return chunk(hidden, target)
     parts = []

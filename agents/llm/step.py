@@ -199,13 +199,13 @@ class Stepper:
         weights = self._network.weights
         kv_heads, group, dim = weights.kv_heads, weights.heads // weights.kv_heads, weights.head_dim
         fronts = [
-            (part, places, _bias(end, part.longest, weights.embedding.dtype) if part.ragged else None)
+            (part, places, _bias(end, part.longest) if part.ragged else None)
             for part, places, end in zip(shape.shared, members, ends, strict=True)
         ]
         owns = []
         for own in shape.own:
             length = past[own.start : own.start + own.rows]
-            bias = _bias(length + 1, own.longest, weights.embedding.dtype) if own.ragged else None
+            bias = _bias(length + 1, own.longest) if own.ragged else None
             owns.append((own, torch.arange(own.rows, device=past.device), length, bias))
 
         def attend(number: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ class Stepper:
                 keys[slots, :, length] = key[rows]
                 values[slots, :, length] = value[rows]
                 out[rows] = _to_own(own, keys, values, query[rows].view_as(out[rows]), bias, taken[rows], mass[rows])
-            return out.view(query.shape)
+            return out.view(query.shape).to(query.dtype)
 
         hidden = self._network.hidden(ids, past + offset, attend)
         return self._network.logits(hidden[order])
@@ -237,17 +237,17 @@ def _to_prompts(part: _Shared, number: int, query: Tensor, bias: Tensor | None) 
         bias: [S, 1, T]: −inf beyond each prompt's end.
 
     Returns:
-        [S * M, K, G, D], and [S * M, K, G, 1]: the logarithm of the sum of the exponentials of the scores.
+        float32 [S * M, K, G, D], and float32 [S * M, K, G, 1]: the logarithm of the sum of the scores' exponentials.
     """
     slots, members, kv_heads, group, dim = query.shape
     keys, values = (data[:slots, :, : part.longest].flatten(0, 1) for data in part.pool.layer(number))
     query = query.transpose(1, 2).reshape(slots * kv_heads, members * group, dim)
-    scores = torch.bmm(query, keys.transpose(1, 2))
+    scores = _product(query, keys.transpose(1, 2))
     if bias is not None:
         scores.view(slots, -1, part.longest).add_(bias)
     top = scores.amax(dim=-1, keepdim=True)
     total = scores.sub_(top).exp_().sum(dim=-1, keepdim=True)
-    out = torch.bmm(scores, values).div_(total)
+    out = _product(scores.to(values.dtype), values).div_(total)
     mass = top.add_(total.log_())
     return tuple(  # type: ignore[return-value]
         kind.view(slots, kv_heads, members, group, -1).transpose(1, 2).flatten(0, 1) for kind in (out, mass)
@@ -257,32 +257,42 @@ def _to_prompts(part: _Shared, number: int, query: Tensor, bias: Tensor | None) 
 def _to_own(
     own: _Own, keys: Tensor, values: Tensor, query: Tensor, bias: Tensor | None, taken: Tensor, mass: Tensor
 ) -> Tensor:
-    """[R, K, G, D]: attention of R rows to their own tokens, joined with what they took from their prompts.
+    """float32 [R, K, G, D]: attention of R rows to their own tokens, joined with what they took from their prompts.
 
     Args:
         own: The rows.
         keys, values: [slots, K, capacity, D] of their pool.
         query: [R, K, G, D].
         bias: [R, 1, T]: −inf beyond each row's end.
-        taken, mass: [R, K, G, D] and [R, K, G, 1], of the prompts.
+        taken, mass: float32 [R, K, G, D] and [R, K, G, 1], of the prompts.
     """
     rows, kv_heads, group, dim = query.shape
     keys, values = (data[:rows, :, : own.longest].flatten(0, 1) for data in (keys, values))
-    scores = torch.bmm(query.reshape(rows * kv_heads, group, dim), keys.transpose(1, 2))
+    scores = _product(query.reshape(rows * kv_heads, group, dim), keys.transpose(1, 2))
     if bias is not None:
         scores.view(rows, -1, own.longest).add_(bias)
     mass = mass.reshape(rows * kv_heads, group, 1)
     top = torch.maximum(scores.amax(dim=-1, keepdim=True), mass)
     rest = (mass - top).exp_()
     total = scores.sub_(top).exp_().sum(dim=-1, keepdim=True).add_(rest)
-    out = torch.baddbmm(taken.reshape(rows * kv_heads, group, dim) * rest, scores, values).div_(total)
+    out = _product(scores.to(values.dtype), values)
+    out = out.addcmul_(taken.reshape(rows * kv_heads, group, dim), rest).div_(total)
     return out.view(rows, kv_heads, group, dim)
 
 
-def _bias(lengths: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
-    """[N, 1, longest]: 0 below each of `lengths` int64 [N], −inf from there on."""
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """float32 [N, A, C]: the products of N matrices [A, B] and [B, C], of which nothing is rounded to less."""
+    if left.dtype == torch.float32:
+        return torch.bmm(left, right)
+    if left.is_cuda:
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left.float(), right.float())
+
+
+def _bias(lengths: Tensor, longest: int) -> Tensor:
+    """float32 [N, 1, longest]: 0 below each of `lengths` int64 [N], −inf from there on."""
     beyond = torch.arange(longest, device=lengths.device) >= lengths[:, None, None]
-    return torch.zeros(beyond.shape, dtype=dtype, device=lengths.device).masked_fill_(beyond, -torch.inf)
+    return torch.zeros(beyond.shape, device=lengths.device).masked_fill_(beyond, -torch.inf)
 
 
 def _up(count: int, multiple: int) -> int:

@@ -254,7 +254,7 @@ GRPO = [Judged(0, 0, 0.3, 0.25, 0.35), Judged(10, 1e6, 0.5, 0.45, 0.55)]
 
 def test_learning_is_drawn_over_all_tokens_of_a_chain() -> None:
     def curve(stage: str, start: str, valid: list[Judged], tokens: float) -> Curve:
-        return Curve(stage, "grpo", start, 3, [0, 10], {}, [], valid, [0.5], tokens, 60)
+        return Curve(stage, "grpo", start, 3, [0, 10], {}, [], valid, [0.5], [10], tokens, 60)
 
     chain = [
         curve("sft", "tiny", [Judged(0, 0, 0.2, 0.2, 0.2), Judged(30, 0, 0.3, 0.3, 0.3)], 0),
@@ -283,7 +283,7 @@ def test_sections_are_shown_and_escaped(world: World) -> None:
     ]
     result = analyse("data", TRACK, "p", played, {}, [], np.random.default_rng(0), world)
     assert {row.name for row in result.rows} == {"fusion", HOSTILE}
-    curve = Curve("grpo", "grpo", "sft", 3, [0, 5, 10], {HOSTILE: [1, 2, 3]}, [0.1] * 3, GRPO, [0.5], 1e6, 60)
+    curve = Curve("grpo", "grpo", "sft", 3, [0, 5, 10], {HOSTILE: [1, 2, 3]}, [0.1] * 3, GRPO, [0.5], [10], 1e6, 60)
     trained = [TrainingResult("data", [curve], [f"remark {HOSTILE}"])]
     report = Report([result], {}, training=trained, left_out=["No rows are trained."])
     text, html = markdown(report), page("t", [result], [], {}, None, trained, ["No rows are trained."])

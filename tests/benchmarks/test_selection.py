@@ -47,6 +47,17 @@ def test_a_plain_run_plays_the_embedded_policy_and_trains_nothing() -> None:
     assert [track.name for track in quick.tracks] == ["pool-20"]
 
 
+def test_the_embedded_policy_is_not_judged_on_tasks_that_taught_it() -> None:
+    other = chosen("--split", "leave_one_out")
+    assert names(other) == CLASSICAL
+    assert any("learned from training tasks of --split temporal" in said for said in other.left_out)
+    for asked in (["--model", "tiny"], ["--train"], ["--full", "--dataset", "synthetic", "--dataset", "reviews.csv"]):
+        with pytest.raises(ValueError, match="take --split temporal on synthetic, or another --model"):
+            chosen(*asked, "--split", "leave_one_out")
+    assert chosen("--train", "--split", "leave_one_out", "--dataset", "reviews.csv").trains
+    assert chosen("--train", "--split", "leave_one_out", "--model", "runs/mine").trains
+
+
 def test_a_full_run_has_all_rows() -> None:
     full = chosen("--full")
     rows = {row.name: row for row in full.rows}

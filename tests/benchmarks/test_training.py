@@ -162,6 +162,12 @@ def test_curves_are_means_of_the_seeds(tmp_path: Path, trainer: Trainer) -> None
     assert sum(grpo.calls["b"]) / len(grpo.steps) == pytest.approx(39.5)
     assert grpo.valid == [Judged(0, 0.0, pytest.approx(0.25), 0.2, pytest.approx(0.3)), Judged(80, 4000, 0.5, 0.5, 0.5)]
     assert grpo.best == [0.5, 0.5]
+    assert grpo.chosen == [80, 80]
+    (wanted[2].folder / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": step, "valid/ndcg@10": 0.5}) + "\n" for step in (0, 40, 80))
+    )
+    grpo = next(curve for curve in training_result("data", wanted, {}).curves if curve.stage == "grpo")
+    assert grpo.chosen == [0, 80], "of equals the first is kept"
 
 
 @pytest.fixture(autouse=True)
