@@ -154,8 +154,8 @@ def test_a_row_samples_the_same_alone_and_in_a_batch_of_64(top_p: float, device:
             np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
 
 
-def test_equal_seeds_give_equal_samples_and_others_do_not() -> None:
-    engine = make_engine(tiny_model(), 6)
+def test_equal_seeds_give_equal_samples_and_others_do_not(device: torch.device) -> None:
+    engine = make_engine(tiny_model().to(device), 6)
     jobs = {row: (prompt_of(0), seed) for row, seed in enumerate([5, 5, -40, 2**64 - 40, 6, 2**40])}
     ids = [episode.ids for episode in play(engine, jobs).values()]
     assert ids[0] == ids[1]
@@ -163,34 +163,34 @@ def test_equal_seeds_give_equal_samples_and_others_do_not() -> None:
     assert len({tuple(found) for found in ids}) == 4
 
 
-def test_top_p_keeps_to_the_likeliest_tokens_and_reports_full_logprobs() -> None:
-    model = tiny_model()
+def test_top_p_keeps_to_the_likeliest_tokens_and_reports_full_logprobs(device: torch.device) -> None:
+    model = tiny_model().to(device)
     episodes = play(make_engine(model, 8, top_p=0.3), {row: (prompt_of(0), row) for row in range(8)})
     for episode in episodes.values():
         assert error(model, episode, 1.0) < 1e-3
         with torch.no_grad():
-            probabilities = model(torch.tensor([episode.ids])).logits[0].softmax(-1)
+            probabilities = model(torch.tensor([episode.ids], device=device)).logits[0].softmax(-1).cpu()
         for start, turn in episode.turns:
             for place, token in enumerate(turn.ids.tolist(), start):
                 likelier = probabilities[place - 1][probabilities[place - 1] > probabilities[place - 1, token]]
                 assert float(likelier.sum()) < 0.3 + 1e-4
 
 
-def test_greedy_is_generate_without_sampling() -> None:
-    model = tiny_model("llama")
+def test_greedy_is_generate_without_sampling(device: torch.device) -> None:
+    model = tiny_model("llama").to(device)
     engine = make_engine(model, 3, temperature=0, max_turn_tokens=40, stop_ids=())
     prompts = [prompt_of(number) for number in range(3)]
     engine.begin([0, 1, 2], prompts, [1, 2, 3])
     for generation in engine.run():
-        ids = torch.tensor([prompts[generation.row].ids])
+        ids = torch.tensor([prompts[generation.row].ids], device=device)
         out = model.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=40, pad_token_id=0
         )
         assert generation.ids.tolist() == out[0, ids.shape[1] :].tolist()
 
 
-def test_rows_join_late_and_are_used_again() -> None:
-    model = tiny_model()
+def test_rows_join_late_and_are_used_again(device: torch.device) -> None:
+    model = tiny_model().to(device)
     jobs = {row: (prompt_of(row % 3), 50 + row) for row in range(9)}
     right = play(make_engine(model, 9), jobs)
     engine = make_engine(model, 3)
@@ -304,8 +304,8 @@ def test_an_observation_that_leaves_no_room_ends_the_episode_and_other_rows_go_o
     assert (turn.row, turn.stop, len(turn.ids)) == (1, "turn_budget", 4)
 
 
-def test_refresh_samples_from_changed_weights_in_the_middle_of_an_episode() -> None:
-    model = tiny_model()
+def test_refresh_samples_from_changed_weights_in_the_middle_of_an_episode(device: torch.device) -> None:
+    model = tiny_model().to(device)
     engine = make_engine(model, 4, stop_ids=())
     prompt = prompt_of(1)
     engine.begin(range(4), [prompt] * 4, range(4))
@@ -313,7 +313,7 @@ def test_refresh_samples_from_changed_weights_in_the_middle_of_an_episode() -> N
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator).to(device))
     engine.refresh()
     engine.extend(range(4), [[9, 8, 7]] * 4)
     for turn in engine.run():
@@ -322,8 +322,8 @@ def test_refresh_samples_from_changed_weights_in_the_middle_of_an_episode() -> N
         assert error(model, episode, 1.0) < 1e-3
 
 
-def test_freed_memory_is_taken_again_in_the_middle_of_an_episode() -> None:
-    model = tiny_model()
+def test_freed_memory_is_taken_again_in_the_middle_of_an_episode(device: torch.device) -> None:
+    model = tiny_model().to(device)
     jobs = {row: (prompt_of(row % 2), row) for row in range(4)}
     right = play(make_engine(model, 4), jobs)
     engine = make_engine(model, 4)
@@ -339,8 +339,8 @@ def test_freed_memory_is_taken_again_in_the_middle_of_an_episode() -> None:
 
 
 @pytest.mark.parametrize("active", [1, 5])
-def test_fewer_active_rows_change_no_sample(active: int) -> None:
-    model = tiny_model()
+def test_fewer_active_rows_change_no_sample(active: int, device: torch.device) -> None:
+    model = tiny_model().to(device)
     jobs = {row: (prompt_of(row % 2), row) for row in range(7)}
     right = play(make_engine(model, 7), jobs)
     found = play(make_engine(model, 7, active=active), jobs, waits=lambda seed, turn: seed % 3)
@@ -348,9 +348,9 @@ def test_fewer_active_rows_change_no_sample(active: int) -> None:
 
 
 def test_out_of_memory_halves_the_rows_and_changes_no_sample(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: torch.device
 ) -> None:
-    model = tiny_model()
+    model = tiny_model().to(device)
     jobs = {row: (prompt_of(row % 2), row) for row in range(16)}
     right = play(make_engine(model, 16), jobs)
     engine = make_engine(model, 16)
@@ -382,9 +382,9 @@ def test_a_memory_too_small_for_all_rows_serves_them_in_turn_and_one_too_small_f
 
 @pytest.mark.parametrize("call", [1, 2, 7])
 def test_memory_that_runs_out_while_tokens_are_drawn_changes_no_sample(
-    monkeypatch: pytest.MonkeyPatch, call: int
+    monkeypatch: pytest.MonkeyPatch, call: int, device: torch.device
 ) -> None:
-    model = tiny_model()
+    model = tiny_model().to(device)
     jobs = {row: (prompt_of(row % 2), row) for row in range(6)}
     right = play(make_engine(model, 6), jobs)
     calls = iter(range(1, 1_000_000))
@@ -400,8 +400,8 @@ def test_memory_that_runs_out_while_tokens_are_drawn_changes_no_sample(
 
 
 @pytest.mark.parametrize("call", [1, 3, 8, 20])
-def test_memory_that_runs_out_in_the_slow_decoder_changes_no_sample(call: int) -> None:
-    model = MODELS["gpt2"]()
+def test_memory_that_runs_out_in_the_slow_decoder_changes_no_sample(call: int, device: torch.device) -> None:
+    model = MODELS["gpt2"]().to(device)
     jobs = {row: (prompt_of(row % 2), row) for row in range(4)}
     right = play(make_engine(model, 4), jobs)
     engine = make_engine(model, 4)
@@ -417,8 +417,10 @@ def test_memory_that_runs_out_in_the_slow_decoder_changes_no_sample(call: int) -
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
-def test_weights_that_are_not_finite_are_an_error_until_they_are_replaced(temperature: float) -> None:
-    model = tiny_model()
+def test_weights_that_are_not_finite_are_an_error_until_they_are_replaced(
+    temperature: float, device: torch.device
+) -> None:
+    model = tiny_model().to(device)
     engine = make_engine(model, 2, temperature=temperature)
     engine.begin([0, 1], [prompt_of(0)] * 2, [1, 2])
     right = [generation.ids.tolist() for generation in engine.run()]
