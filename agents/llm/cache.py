@@ -31,9 +31,13 @@ class Budget:
         Raises:
             torch.OutOfMemoryError: they would be too many; none are noted.
         """
-        if self._limit is not None and self._taken + count > self._limit:
+        if not self.holds(count):
             raise torch.OutOfMemoryError(f"{self._taken + count} bytes of keys and values, {self._limit} are planned")
         self._taken += count
+
+    def holds(self, count: int) -> bool:
+        """Whether `count` bytes more are left."""
+        return self._limit is None or self._taken + count <= self._limit
 
     def give(self, count: int) -> None:
         """Note that `count` bytes are free again."""
@@ -68,7 +72,7 @@ class Pool:
             try:
                 self._resize(max(4, 2 * taken))
             except torch.OutOfMemoryError:
-                self._resize(taken + 1)
+                self._resize(taken + max(1, taken // 4))
         self.holders.append(holder)
         return len(self.holders) - 1
 
@@ -95,19 +99,32 @@ class Pool:
         self.holders[one], self.holders[other] = self.holders[other], self.holders[one]
 
     def _resize(self, slots: int) -> None:
-        """Move to a block of so many slots. For a while there are both."""
+        """Move to a block of so many slots. For a while there are both; where that is too much, the old one is kept in
+        the CPU's memory meanwhile."""
         taken, before = len(self.holders), self.data.shape[2]
-        self._budget.take(slots * self._slot)
+        more = slots if (beside := self._budget.holds(slots * self._slot)) else slots - before
+        self._budget.take(max(0, more) * self._slot)
+        kept = self.data[:, :, :taken]
+        if not beside:
+            kept = kept.to("cpu", copy=True)
+            self.data = self._block(0)
         try:
-            # Zeros, not empty: what lies beyond a sequence is multiplied with a probability of 0, and must be finite.
-            block = self.data.new_zeros(*self.data.shape[:2], slots, *self.data.shape[3:])
+            block = self._block(slots)
         except RuntimeError:
-            self._budget.give(slots * self._slot)
+            self._budget.give(max(0, more) * self._slot)
+            if not beside:
+                self.data = self._block(before)
+                self.data[:, :, :taken] = kept
+                self.version += 1
             raise
-        block[:, :, :taken] = self.data[:, :, :taken]
+        block[:, :, :taken] = kept
         self.data = block
         self.version += 1
-        self._budget.give(before * self._slot)
+        self._budget.give((before if beside else max(0, before - slots)) * self._slot)
+
+    def _block(self, slots: int) -> Tensor:
+        # Zeros, not empty: what lies beyond a sequence is multiplied with a probability of 0, and must be finite.
+        return self.data.new_zeros(*self.data.shape[:2], slots, *self.data.shape[3:])
 
 
 class Cache:
