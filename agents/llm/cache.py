@@ -7,6 +7,7 @@ the hole that another leaves.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Hashable, Sequence
 from contextlib import suppress
 
@@ -31,13 +32,14 @@ class Budget:
         Raises:
             torch.OutOfMemoryError: they would be too many; none are noted.
         """
-        if not self.holds(count):
+        if count > self.left:
             raise torch.OutOfMemoryError(f"{self._taken + count} bytes of keys and values, {self._limit} are planned")
         self._taken += count
 
-    def holds(self, count: int) -> bool:
-        """Whether `count` bytes more are left."""
-        return self._limit is None or self._taken + count <= self._limit
+    @property
+    def left(self) -> int:
+        """Bytes that are not taken."""
+        return sys.maxsize if self._limit is None else self._limit - self._taken
 
     def give(self, count: int) -> None:
         """Note that `count` bytes are free again."""
@@ -66,13 +68,13 @@ class Pool:
         return data[0], data[1]
 
     def take(self, holder: Hashable) -> int:
-        """A slot for `holder`; all slots move to a larger block where none is spare."""
+        """A slot for `holder`; where none is spare, all move to a block of twice as many, or of what there is room for."""
         taken = len(self.holders)
         if taken == self.data.shape[2]:
             try:
                 self._resize(max(4, 2 * taken))
             except torch.OutOfMemoryError:
-                self._resize(taken + max(1, taken // 4))
+                self._resize(taken + max(1, min(taken // 4, self._budget.left // self._slot)))
         self.holders.append(holder)
         return len(self.holders) - 1
 
@@ -102,7 +104,7 @@ class Pool:
         """Move to a block of so many slots. For a while there are both; where that is too much, the old one is kept in
         the CPU's memory meanwhile."""
         taken, before = len(self.holders), self.data.shape[2]
-        more = slots if (beside := self._budget.holds(slots * self._slot)) else slots - before
+        more = slots if (beside := slots * self._slot <= self._budget.left) else slots - before
         self._budget.take(max(0, more) * self._slot)
         kept = self.data[:, :, :taken]
         if not beside:

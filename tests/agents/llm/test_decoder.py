@@ -324,11 +324,11 @@ def test_a_budget_of_memory_is_kept_and_what_is_spare_given_back() -> None:
     decoder = FusedDecoder(
         model, LENGTH, torch.float32, torch.device("cpu"), memory=token * 64 * 30, layout=Layout(prompt=64, own=64)
     )
-    decoder.begin(range(28), [prompt] * 28)
+    decoder.begin(range(30), [prompt] * 30)
     with pytest.raises(torch.OutOfMemoryError, match="planned"):
-        decoder.feed(range(28), [[1, 2]] * 28)
-    decoder.feed(range(25), [[1, 2]] * 25)  # of 30 slots, 4 are for prompts
-    for row in range(8, 28):
+        decoder.feed(range(30), [[1, 2]] * 30)
+    decoder.feed(range(29), [[1, 2]] * 29)  # of 30 slots, one is for the prompt
+    for row in range(8, 30):
         decoder.release(row)
     talk = Talk(model, decoder, np.random.default_rng(0))
     talk.ids = {row: list(prompt.ids) for row in range(8)}
