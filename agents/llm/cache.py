@@ -68,7 +68,7 @@ class Pool:
         return data[0], data[1]
 
     def take(self, holder: Hashable) -> int:
-        """A slot for `holder`; where none is spare, all move to a block of twice as many, or of what there is room for."""
+        """A slot for `holder`; where none is spare, all move to a larger block, of at most twice as many."""
         taken = len(self.holders)
         if taken == self.data.shape[2]:
             try:
