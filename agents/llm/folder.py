@@ -37,7 +37,10 @@ def replace_folder(folder: Path, marks: tuple[str, ...]) -> Iterator[Path]:
     fresh.mkdir()
     try:
         yield fresh
+        readers = fresh.stat().st_mode & 0o666
         for file in (*fresh.rglob("*"), fresh):
+            if file.is_file():
+                file.chmod(readers)  # safetensors lets the owner alone read
             _sync(file)
         if folder.exists():
             os.rename(folder, old)

@@ -40,6 +40,7 @@ def test_what_is_saved_comes_back(folder):
     assert again.tokenizer.chat_template == policy.tokenizer.chat_template
     assert Policy.from_pretrained(folder, device="cpu").value_head is None
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert len({path.stat().st_mode & 0o777 for path in folder.iterdir()}) == 1, "all can be read by who may read one"
 
 
 def test_weights_can_be_saved_smaller(folder):
