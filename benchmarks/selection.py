@@ -63,7 +63,7 @@ def select(options: argparse.Namespace, size: Size) -> Selection:
     models = [] if trains else model_rows(options.model, options.model_args or {}, options.num_envs)
     if options.endpoint:
         models += endpoint_rows(options.endpoint, options.endpoint_model, options.endpoint_args or {}, options.num_envs)
-    if model == "tiny" if trains else "tiny" in options.model:
+    if "tiny" in ([model] if trains else options.model):
         _check_embedded(options)
     own = preset.rows(model, options.model_args or {}, options.num_envs, options.train_seeds)
     policies = frozenset(row.name for row in own if not row.stage)

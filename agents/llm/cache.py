@@ -104,8 +104,10 @@ class Pool:
         """Move to a block of so many slots. For a while there are both; where that is too much, the old one is kept in
         the CPU's memory meanwhile."""
         taken, before = len(self.holders), self.data.shape[2]
-        more = slots if (beside := slots * self._slot <= self._budget.left) else slots - before
-        self._budget.take(max(0, more) * self._slot)
+        beside = slots * self._slot <= self._budget.left
+        more = slots if beside else max(0, slots - before)
+        less = before if beside else max(0, before - slots)
+        self._budget.take(more * self._slot)
         kept = self.data[:, :, :taken]
         if not beside:
             kept = kept.to("cpu", copy=True)
@@ -113,7 +115,7 @@ class Pool:
         try:
             block = self._block(slots)
         except RuntimeError:
-            self._budget.give(max(0, more) * self._slot)
+            self._budget.give(more * self._slot)
             if not beside:
                 self.data = self._block(before)
                 self.data[:, :, :taken] = kept
@@ -122,7 +124,7 @@ class Pool:
         block[:, :, :taken] = kept
         self.data = block
         self.version += 1
-        self._budget.give((before if beside else max(0, before - slots)) * self._slot)
+        self._budget.give(less * self._slot)
 
     def _block(self, slots: int) -> Tensor:
         # Zeros, not empty: what lies beyond a sequence is multiplied with a probability of 0, and must be finite.
