@@ -18,10 +18,9 @@ two pairs each letter is right as often as the other, in both directions. One pa
 2 V / `groups` steps ("1 epoch"; `pair/passes` in the log).
 
 **A policy that never saw a question**, as one that was trained on lists alone, answers with lists, which pay nothing:
-no group teaches anything, and the log warns of dropped groups. Show it the form first, in a few dozen steps:
+no group teaches anything, and the log warns of dropped groups. Let its warm start teach both:
 
-    python -m algos.sft --out runs/form --model runs/stage1/best --steps 40 --lr 1e-3 \
-        --env.mode pair --env.num-candidates 2 --env.reward pair
+    python -m algos.sft --out runs/warm --model new --questions 4
 
 **The bound.** With D = s(c+) - s(c-) and P(more) = P(less) = sigmoid(D), the paper's L = -log P(more) - log P(less) =
 2 log(1 + exp(-D)) is convex in D and at least 2 log 2 where the pair is ranked wrongly, so it bounds the number of

@@ -1,7 +1,8 @@
 """Supervised warm start: a policy learns to write what another agent wrote, before it is rewarded for anything.
 
 Behaviour cloning on transcripts (`algos.demonstrations`): the mean negative log-likelihood of the tokens that the
-teacher would have sampled, over all such tokens of a step, however the step is cut into micro-batches.
+teacher would have sampled, over all such tokens of a step, however the step is cut into micro-batches. Where some
+episodes are questions, it is the mean over those of lists and that over those of questions, weighted by episodes.
 
     python -m algos.sft --out runs/warm --model new --teacher teacher --steps 2000
     python -m algos.sft --out runs/warm --model new --teacher teacher --steps 2000 --resume
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +29,7 @@ import tyro
 
 from agentrec_env.data.world import World
 from agentrec_env.scenario import Config as Environment
-from agentrec_env.types import StopReason
+from agentrec_env.types import Episode, StopReason
 from agentrec_env.vector import RecVectorEnv
 from agents.llm.agent import LLMAgent
 from agents.llm.chat import Chat
@@ -47,6 +48,7 @@ from algos.distributed import processes
 from algos.evaluation import judged_tasks, keep_episodes
 from algos.interrupt import Interrupt, Stopped
 from algos.memory import peak_memory
+from algos.questions import pair_environment
 from algos.repeats import Repeats, unlikelihood
 from algos.room import Room
 from algos.runlog import METRICS, RunLog
@@ -81,6 +83,10 @@ class SFTConfig:
     """Updates."""
     episodes: int = 16
     """Episodes an update."""
+    questions: int = 0
+    """Of which so many are questions about two items, as progressive preference refinement asks them; a policy that
+    knows lists alone answers those with lists. They weigh as much as their share of the episodes, though their few
+    tokens are a small part of all."""
     repeats: float = 0.0
     """Weight of the unlikelihood of naming a candidate twice in an answer (`algos.repeats`); 0: it is left out."""
     micro_tokens: int = 8192
@@ -120,6 +126,12 @@ class SFTConfig:
                 raise ValueError(f"{name} is at least 0; got {getattr(self, name)}")
         if self.repeats < 0:
             raise ValueError(f"repeats is a weight, at least 0; got {self.repeats}")
+        if not 0 <= self.questions < self.episodes:
+            raise ValueError(f"questions are some of the {self.episodes} episodes of an update; got {self.questions}")
+        if self.questions and (self.env.mode != "rank" or self.env.num_candidates == "catalog"):
+            raise ValueError(
+                "questions stand beside lists of numbered candidates; leave them at 0 in other modes and in a catalogue"
+            )
         if self.repeats and self.env.num_candidates == "catalog":
             raise ValueError("repeats is for candidates with numbers, and a catalogue has none; leave repeats at 0")
         if self.model == "new" and self.lora_rank:
@@ -157,12 +169,10 @@ class SFT:
         self.envs = RecVectorEnv(config.rows, world=world, **_arguments(config.env))
         self.policy = policy or self._policy()
         self.chat = Chat(self.policy.tokenizer, self.envs.tool_schemas)
-        rules = self.envs.scenario.rules.text
-        teacher = make(config.teacher, **json.loads(config.teacher_args))
-        scribe = Scribe(self.policy.tokenizer, self.chat, rules)
         pool = config.env.num_candidates
         self.repeats = Repeats(self.policy.tokenizer, int(pool)) if config.repeats else None
-        self.demonstrations = Demonstrations(self.envs, teacher, scribe, config.lessons, config.seed)
+        self.demonstrations = self._demonstrations(self.envs)
+        self.questions = self._demonstrations(pair_environment(self.envs)[0]) if config.questions else None
         self.weights = self.policy.trainable()
         self.optimizers = config.optimization.optimizers(self.weights)
         self._room = Room(self.policy, config.micro_tokens)
@@ -175,7 +185,7 @@ class SFT:
         """Whether `train` ended early because the process was asked to stop."""
         self.best = -math.inf
         """Best N@10 on valid tasks so far."""
-        self._judge: tuple[RecVectorEnv, LLMAgent, list[int]] | None = None
+        self._judge: tuple[RecVectorEnv, LLMAgent] | None = None
         self._interrupt = Interrupt()
         if config.resume and self.checkpoints.steps():
             self._restore(self.checkpoints.load())
@@ -227,26 +237,33 @@ class SFT:
         """Ask `train`, from another thread or a signal, to end with a checkpoint at the next safe point."""
         self._interrupt.ask()
 
-    def update(self, transcripts: Sequence[Transcript]) -> dict[str, float]:
-        """One update from `transcripts`; nothing changes where the loss or its gradient is not finite."""
+    def update(self, lists: Sequence[Transcript], questions: Sequence[Transcript] = ()) -> dict[str, float]:
+        """One update from transcripts of both kinds; nothing changes where the loss or its gradient is not finite."""
         config = self.config
         rate = config.optimization.set_rate(self.optimizers, self.step, config.steps)
-        total = sum(int(transcript.mask.sum()) for transcript in transcripts)
+        transcripts = [*lists, *questions]
+        share = config.questions / config.episodes if questions else 0.0
+        weights = torch.tensor(
+            [(1 - share) / _sampled(lists)] * len(lists) + [share / _sampled(questions)] * len(questions)
+        )
+        weights = weights.to(self.policy.device)
 
-        def backward(cut: Sequence[Pack]) -> tuple[float, float]:
+        def backward(cut: Sequence[Pack]) -> tuple[float, float, float]:
             self._clear()
-            loss = repeats = 0.0
+            loss = asked = repeats = 0.0
             for pack in cut:
                 own = len(pack.target)
                 logprobs = self.policy(pack if self.repeats is None else self.repeats.add(pack, transcripts)).logprobs
-                part = -logprobs[:own].sum() / total
-                again = unlikelihood(logprobs[own:]).sum() / total
-                (part + config.repeats * again).backward()
-                loss += float(part.detach())
+                number = pack.index[:, 0].to(self.policy.device)
+                parts = -logprobs[:own] * weights[number]
+                again = unlikelihood(logprobs[own:]).sum() / _sampled(lists)
+                (parts.sum() + config.repeats * again).backward()
+                loss += float(parts.detach().sum())
+                asked += float(parts.detach()[number >= len(lists)].sum())
                 repeats += float(again.detach())
-            return loss, repeats
+            return loss, asked, repeats
 
-        loss, repeats = self._room.fit(transcripts, backward)
+        loss, asked, repeats = self._room.fit(transcripts, backward)
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.weights.values()), config.optimization.clip))
         if math.isfinite(loss + repeats) and math.isfinite(norm):
             for optimizer in self.optimizers:
@@ -263,6 +280,7 @@ class SFT:
         self._clear()
         return {
             "loss": loss if math.isfinite(loss) else -1.0,
+            **({"questions": asked / share if math.isfinite(asked) else -1.0} if questions else {}),
             "repeats": repeats if math.isfinite(repeats) else -1.0,
             "gradient_norm": norm if math.isfinite(norm) else -1.0,
             "rate": rate,
@@ -279,22 +297,29 @@ class SFT:
             envs = RecVectorEnv(
                 self.config.rows, world=self._world, **_arguments(replace(self.config.env, task_split="valid"))
             )
-            count = min(self.config.evaluate_tasks, envs.num_tasks)
-            agent = LLMAgent(policy=self.policy, temperature=0.0, max_episode_tokens=2**31)
-            self._judge = envs, agent, judged_tasks(envs.num_tasks, count)
-        envs, agent, tasks = self._judge
-        episodes = play(envs, agent, tasks, self.config.seed, on_episode=self._interrupt.check)
+            self._judge = envs, LLMAgent(policy=self.policy, temperature=0.0, max_episode_tokens=2**31)
+        envs, agent = self._judge
+        episodes = self._played(envs, agent)
+        keep_episodes(episodes, self.config.out, self.step, envs.world)
+        figures = {
+            "valid/ndcg@10": _mean(episode.metrics["ndcg@10"] for episode in episodes),
+            "valid/hit@1": _mean(episode.metrics["hit@1"] for episode in episodes),
+            "valid/answered": _mean(episode.stop is StopReason.ANSWERED for episode in episodes),
+            "valid/reward": _mean(episode.reward for episode in episodes),
+            "valid/calls": _mean(episode.calls for episode in episodes),
+        }
+        if self.config.questions:
+            asked = self._played(pair_environment(envs)[0], agent)
+            figures["valid/questions_answered"] = _mean(episode.stop is StopReason.ANSWERED for episode in asked)
+            figures["valid/questions_right"] = _mean(episode.rank == 1 for episode in asked)
         if self.policy.device.type == "cuda":
             agent.free()
-        keep_episodes(episodes, self.config.out, self.step, envs.world)
-        count = len(episodes)
-        return {
-            "valid/ndcg@10": sum(episode.metrics["ndcg@10"] for episode in episodes) / count,
-            "valid/hit@1": sum(episode.metrics["hit@1"] for episode in episodes) / count,
-            "valid/answered": sum(episode.stop is StopReason.ANSWERED for episode in episodes) / count,
-            "valid/reward": sum(episode.reward for episode in episodes) / count,
-            "valid/calls": sum(episode.calls for episode in episodes) / count,
-        }
+        return figures
+
+    def _played(self, envs: RecVectorEnv, agent: LLMAgent) -> list[Episode]:
+        """Episodes of the valid tasks that the policy is judged on."""
+        tasks = judged_tasks(envs.num_tasks, min(self.config.evaluate_tasks, envs.num_tasks))
+        return play(envs, agent, tasks, self.config.seed, on_episode=self._interrupt.check)
 
     def _clear(self) -> None:
         for weight in self.weights.values():
@@ -308,9 +333,12 @@ class SFT:
     def _advance(self, log: RunLog) -> dict[str, float]:
         """One step; its figures."""
         begin = time.perf_counter()
-        transcripts = self.demonstrations.batch(self.step, self.config.episodes)
+        asked = self.config.questions
+        lists = self.demonstrations.batch(self.step, self.config.episodes - asked)
+        questions = [] if self.questions is None else self.questions.batch(self.step, asked)
+        transcripts = [*lists, *questions]
         drawn = time.perf_counter()
-        figures = {**self.update(transcripts), **overview(transcripts)}
+        figures = {**self.update(lists, questions), **overview(transcripts)}
         ended = time.perf_counter()
         timings = {
             "seconds/teacher": drawn - begin,
@@ -323,6 +351,13 @@ class SFT:
         log.advance(self.step, f"loss {figures['loss']:.3f}, {timings['tokens_per_second']:,.0f} tokens/s")
         self.step += 1
         return figures
+
+    def _demonstrations(self, envs: RecVectorEnv) -> Demonstrations:
+        """What the teacher does in `envs`."""
+        config = self.config
+        teacher = make(config.teacher, **json.loads(config.teacher_args))
+        scribe = Scribe(self.policy.tokenizer, self.chat, envs.scenario.rules.text)
+        return Demonstrations(envs, teacher, scribe, config.lessons, config.seed)
 
     def _due(self) -> bool:
         """Whether the policy is to be judged now."""
@@ -360,10 +395,26 @@ def _arguments(config: Environment) -> dict[str, Any]:
     return {name: getattr(config, name) for name in config.__dataclass_fields__}
 
 
+def _sampled(transcripts: Sequence[Transcript]) -> int:
+    """Tokens that are learned, at least 1."""
+    return max(1, sum(int(transcript.mask.sum()) for transcript in transcripts))
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found)
+
+
 def _sentence(step: int, figures: Mapping[str, float]) -> str:
+    asked = (
+        f"; questions answered {100 * figures['valid/questions_answered']:.1f} %, right "
+        f"{100 * figures['valid/questions_right']:.1f} %"
+        if "valid/questions_answered" in figures
+        else ""
+    )
     return (
         f"after step {step:,}, valid tasks: N@10 {figures['valid/ndcg@10']:.3f}, hit@1 {figures['valid/hit@1']:.3f}, "
-        f"answered {100 * figures['valid/answered']:.1f} %, {figures['valid/calls']:.1f} calls"
+        f"answered {100 * figures['valid/answered']:.1f} %, {figures['valid/calls']:.1f} calls{asked}"
     )
 
 

@@ -105,7 +105,6 @@ TRAINED: Mapping[str, tuple[str, str, str]] = {
     "grpo, no tools": ("grpo-no-tools", TOOLLESS, "grpo"),
     "grpo, leave-one-out": ("grpo-leave-one-out", BASELINES, "grpo"),
     "grpo, std": ("grpo-std", BASELINES, "grpo"),
-    "ppr, its form alone": ("form", PAIRS, "grpo+ppr"),
     "ppr, top negative": ("ppr-top", PAIRS, "grpo+ppr"),
     "ppr, margin curriculum": ("ppr-margin", PAIRS, "grpo+ppr"),
     "ppr, more likely only": ("ppr-more", PAIRS, "grpo+ppr"),
@@ -135,7 +134,6 @@ differ by less than their intervals. One that knows the form alone learns most a
 _REFINED: Mapping[str, Any] = {**_SMALL, "steps": 50}
 _MINING: Mapping[str, Any] = {"mining": {"mine_tasks": 2_000}}
 """Of which a policy ranks more than a thousand wrongly, more than its steps ask about."""
-_PAIR_ENV: Mapping[str, Any] = {"mode": "pair", "num_candidates": 2, "reward": "pair"}
 _MUON: Mapping[str, Any] = {"method": "muon", "lr": 1e-3, "matrix_lr": 0.01, "warmup": 10}
 _LARGE: Mapping[str, Any] = {
     "temperature": 0.6,
@@ -161,6 +159,7 @@ PRESETS: Mapping[str, Preset] = {
                 settings={
                     "teacher_args": '{"ranker": "fusion", "variety": 0.2, "most": 3}',
                     "steps": 80,
+                    "questions": 4,  # a policy that knows lists alone answers those of ppr with lists
                     "repeats": 10.0,
                     "threads": 1,
                     "lessons": {"early": 4},
@@ -176,16 +175,8 @@ PRESETS: Mapping[str, Preset] = {
                 {**_SMALL, "value_lr": 3e-3, "algorithm": {"group_size": 8, "epochs": 2, "lam": 1.0}},
                 equal="grpo",
             ),
-            # A policy that knows lists alone answers questions with lists: it is shown the form first. DPO, which asks
-            # none, starts there too: the same policy is then mined for the same pairs.
-            Stage(
-                "form",
-                "sft",
-                "grpo",
-                {"steps": 40, "evaluate_every": 0, "threads": 1, "env": _PAIR_ENV, "optimization": _MUON},
-            ),
-            Stage("ppr", "ppr", "form", {**_REFINED, "algorithm": {"groups": 16, "lists": 0.25, **_MINING}}),
-            Stage("dpo", "dpo", "form", {**_REFINED, "algorithm": {"groups": 16, "nll": 0.1, **_MINING}}),
+            Stage("ppr", "ppr", "grpo", {**_REFINED, "algorithm": {"groups": 16, "lists": 0.25, **_MINING}}),
+            Stage("dpo", "dpo", "grpo", {**_REFINED, "algorithm": {"groups": 16, "nll": 0.1, **_MINING}}),
             Stage("again", "grpo", "grpo", base="grpo", equal="ppr"),
             # One that knows tools alone calls them whether they are offered or not, and is paid for nothing.
             Stage("sft-no-tools", "sft", base="sft", settings={"env": NO_TOOLS}),

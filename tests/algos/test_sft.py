@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -117,6 +118,18 @@ def test_the_loss_is_the_mean_over_all_sampled_tokens(tmp_path: Path, world: Wor
     assert run.update(transcripts)["loss"] == pytest.approx(float(torch.cat(losses).mean()), abs=1e-5)
 
 
+def test_questions_weigh_as_much_as_their_share_of_the_episodes(tmp_path: Path, world: World, start: str):
+    run = SFT(config(tmp_path, start, episodes=4, questions=1), world=world)
+    lists, questions = run.demonstrations.batch(0, 3), run.questions.batch(0, 1)
+    nll = {
+        name: -np.concatenate([run.policy.score([each])[0][each.mask] for each in batch]).mean()
+        for name, batch in (("lists", lists), ("questions", questions))
+    }
+    figures = run.update(lists, questions)
+    assert figures["questions"] == pytest.approx(nll["questions"], abs=1e-5)
+    assert figures["loss"] == pytest.approx(0.75 * nll["lists"] + 0.25 * nll["questions"], abs=1e-5)
+
+
 def test_an_update_does_not_depend_on_the_micro_batches(tmp_path: Path, world: World, start: str):
     after = []
     for micro_tokens in (1, 900, 100_000):
@@ -226,6 +239,56 @@ def always(observation: Observation) -> str:
     return "<answer>[3, 1, 2]</answer>"
 
 
+def test_some_lessons_are_questions_and_the_policy_is_judged_on_both(tmp_path: Path, world: World, start: str):
+    settings = config(tmp_path, start, questions=2, steps=1, lessons=Lessons(), evaluate_every=1, evaluate_tasks=5)
+    run = SFT(settings, world=world)
+    decode = run.policy.tokenizer.decode
+    seen: list[str] = []
+    update = run.update
+
+    def told(*kinds: Any) -> dict[str, float]:
+        seen.extend(decode(each.ids) for kind in kinds for each in kind)
+        return update(*kinds)
+
+    run.update = told  # type: ignore[method-assign]
+    figures = run.train()
+    asked = [text for text in seen if "The two items:" in text]
+    assert len(seen) == 3
+    assert len(asked) == 2
+    assert all(re.search(r"<answer>\\boxed\{[AB]\}</answer>", text) for text in asked)
+    assert all("The 20 candidates:" in text for text in set(seen) - set(asked))
+    assert {"valid/answered", "valid/questions_answered", "valid/questions_right"} <= figures.keys()
+    assert metrics(tmp_path)[-1]["valid/questions_answered"] == figures["valid/questions_answered"]
+
+
+def either(observation: Observation) -> str:
+    """A teacher of both forms."""
+    if observation["turn"] == 0:
+        return '<tool_call>{"name": "get_user_profile", "arguments": {}}</tool_call>'
+    return "<answer>\\boxed{B}</answer>" if len(observation["candidates"]) == 2 else "<answer>[3, 1, 2]</answer>"
+
+
+@pytest.mark.slow
+def test_lists_and_questions_are_learned_together(tmp_path: Path, world: World, start: str):
+    settings = config(
+        tmp_path,
+        start,
+        teacher=f"{__name__}:either",
+        teacher_args="{}",
+        episodes=4,
+        questions=2,
+        steps=200,
+        evaluate_every=200,
+        evaluate_tasks=40,
+        checkpoint_every=200,
+        lessons=Lessons(),
+        optimization=Optimization(method="muon", lr=1e-2, warmup=5),
+    )
+    figures = SFT(settings, world=world).train()
+    assert figures["valid/answered"] == figures["valid/questions_answered"] == 1.0
+    assert 0.3 < figures["valid/questions_right"] < 0.7  # it always says B
+
+
 @pytest.mark.slow
 def test_it_learns_to_answer(tmp_path: Path, world: World, start: str):
     settings = config(
@@ -322,6 +385,10 @@ def test_repeats_become_unlikely_beside_the_answer(tmp_path: Path, world: World,
         {"teacher_args": "[]"},
         {"repeats": -1},
         {"repeats": 1, "env": Environment(num_candidates="catalog")},
+        {"questions": 16},
+        {"questions": -1},
+        {"questions": 1, "env": Environment(num_candidates="catalog")},
+        {"questions": 1, "env": Environment(mode="pair", num_candidates=2, reward="pair")},
     ],
 )
 def test_bad_settings_are_refused(bad: dict[str, Any]):

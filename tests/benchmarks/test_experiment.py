@@ -43,7 +43,7 @@ def test_every_row_has_its_chain_and_stages_are_trained_once(tmp_path: Path, pre
     order = list(made.values())
     for place, run in enumerate(order):
         assert run.config.env.task_split == "train"
-        assert run.config.env.num_candidates == (2 if run.stage.name == "form" else 20)
+        assert run.config.env.num_candidates == 20
         if run.after is None:
             assert run.config.model == PRESETS[preset].model
         else:

@@ -18,7 +18,13 @@ from benchmarks.presets import TRAINED
 from tests.benchmarks.test_processes import ROOT
 from tests.benchmarks.test_run_all import numbers
 
-LESSONS = {"teacher_args": '{"ranker": "item_knn"}', "repeats": 0.0, "lessons": {"early": 0}, "episodes": 2}
+LESSONS = {
+    "teacher_args": '{"ranker": "item_knn"}',
+    "repeats": 0.0,
+    "lessons": {"early": 0},
+    "episodes": 2,
+    "questions": 1,
+}
 SMALL: dict[str, Any] = {
     "*": {
         "evaluate_tasks": 2,
@@ -28,7 +34,6 @@ SMALL: dict[str, Any] = {
         "algorithm": {"groups": 2, "group_size": 2, "mining": {"mine_tasks": 8}},
     },
     "sft": LESSONS,
-    "form": {"teacher_args": '{"ranker": "item_knn"}', "episodes": 2},
 }
 """Settings of runs that learn nothing, as fast as they can."""
 
@@ -60,7 +65,7 @@ def test_every_row_is_trained_and_played(tmp_path: Path) -> None:
     shown = {part["name"] for ablation in track["ablations"] for part in ablation["parts"]}
     assert shown == {*rows, *parts} - main
     (trained,) = results["training"]
-    assert {curve["stage"] for curve in trained["curves"]} == {stage for stage, *_ in trained_rows.values()} | {"form"}
+    assert {curve["stage"] for curve in trained["curves"]} == {stage for stage, *_ in trained_rows.values()}
     costs = {cost["name"]: cost for cost in track["costs"]}
     assert costs["grpo+ppr"]["read"]["mean"] > costs["grpo+ppr"]["written"]["mean"] > 0
     assert costs["no-tools"]["calls"]["mean"] == 0

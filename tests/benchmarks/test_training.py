@@ -78,10 +78,10 @@ def test_a_run_that_fails_ends_those_after_it_and_is_tried_again(tmp_path: Path,
     _, say = said()
     wanted = runs(tmp_path, "ppo", "ppr", "dpo")
     errors = train(wanted, 0, say)
-    assert {run.stage.name for run in wanted if run.folder in errors} == {"grpo", "form", "ppr", "dpo"}
+    assert {run.stage.name for run in wanted if run.folder in errors} == {"grpo", "ppr", "dpo"}
     by_name = {f"{run.stage.name}/{run.seed}": errors.get(run.folder) for run in wanted}
     assert by_name["grpo/1"] == "RuntimeError: out of memory"
-    assert by_name["ppr/0"] == "form on data (seed 0) failed"
+    assert by_name["ppr/0"] == "grpo on data (seed 0) failed"
     assert by_name["ppo/0"] is None
     result = training_result("data", wanted, errors)
     assert "grpo on data (seed 1): RuntimeError: out of memory" in result.remarks
