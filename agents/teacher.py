@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from agentrec_env.actions import render
-from agentrec_env.types import Ranking, ToolCall
+from agentrec_env.types import Choice, Ranking, ToolCall
 from agentrec_env.vector import RecVectorEnv
 from agents.protocol import TOP, Agent, Observation, make
 from agents.scripted import mean_rank, strengths
@@ -73,12 +73,14 @@ class Teacher:
         self._tools: dict[str, str | None] = {}
         """Callable tools: the name of the argument that wants an item, or None where there is none."""
         self._max_calls = 0
+        self._envs: Any = None
         self._left: dict[int, list[str]] = {}
         self._mark: dict[int, str] = {}
         self._lists: dict[int, list[dict[str, float]]] = {}
 
     def bind(self, envs: RecVectorEnv) -> None:
         """Learn which tools there are, and bind the ranker."""
+        self._envs = envs
         bind = getattr(self.ranker, "bind", None)
         if bind is not None:
             bind(envs)
@@ -127,16 +129,18 @@ class Teacher:
         if self.ranker is not None:
             return self.ranker.act(observations, rows)
         answers = []
-        for observation, row in zip(observations, rows, strict=True):
+        directions: Sequence[str | None] = self._envs.directions(rows)
+        for observation, row, direction in zip(observations, rows, directions, strict=True):
             items = observation["candidates"]
-            if len(items) < 3:
-                raise ValueError(
-                    "mean ranks answer list-wise tasks with a pool of candidates; give a ranker for others"
-                )
+            if not len(items):
+                raise ValueError("mean ranks order a pool of candidates; give a ranker for a whole catalogue")
             marks = [str(number) for number in range(1, len(items) + 1)]
             chance = np.random.default_rng([*self._seed, zlib.crc32(items.tobytes())]).random(len(marks))
             order = np.lexsort((chance, mean_rank(marks, self._lists[row])))
-            answers.append(render(Ranking(tuple(int(place) + 1 for place in order[:TOP]))))
+            if direction is None:
+                answers.append(render(Ranking(tuple(int(place) + 1 for place in order[:TOP]))))
+            else:
+                answers.append(render(Choice("A" if (order[0] == 0) == (direction == "more") else "B")))
         return answers
 
     def _choose(self, prompt: str) -> list[str]:

@@ -49,7 +49,8 @@ class Lessons:
     """Learn so many answers after each call too, as if it had been the last, each going on from a few numbers that
     somebody else might have named: many lessons for the price of little more than one, as they share their prompt.
     From its own answers alone a policy learns the k-th best candidate; from these, the best that is not named yet, and
-    so to name none twice. Whether to answer is learned at the real end alone."""
+    so to name none twice. The letter of a question is learned once after each call. Whether to answer is learned at
+    the real end alone."""
     prompt: Literal["whole", "numbers", "none"] = "whole"
     """What the task shows: all; items without their names; or nothing, not even the rules. Those are most of a prompt,
     and to read the lists of tools is learned without them in a fraction of the time: for first lessons."""
@@ -100,17 +101,21 @@ class Scribe:
         """The answer alone, after the first `calls` turns and as if its beginning had been shown.
 
         Args:
-            episode: that ends with a list of candidate numbers.
+            episode: that ends with a list of candidate numbers, or the letter of a pair, which is learned alone.
             calls: how many turns come before the answer.
             named: places in the pool (0-based) that the answer names first, whatever the episode says; its own order
                 goes on from there.
         """
-        numbers = {item: number for number, item in enumerate(episode.candidates)}
-        rest = [numbers[item] for item in episode.ranking if numbers[item] not in named]
-        answer = render(Ranking(tuple(place + 1 for place in [*named, *rest][: len(episode.ranking)])))
-        at = answer.index("[") + 1
-        for _ in named:
-            at = answer.index(" ", at) + 1
+        if len(episode.candidates) == 2:
+            answer = episode.turns[-1].action.rpartition("</think>")[2].lstrip()
+            at = max(map(answer.rfind, "AB"))
+        else:
+            numbers = {item: number for number, item in enumerate(episode.candidates)}
+            rest = [numbers[item] for item in episode.ranking if numbers[item] not in named]
+            answer = render(Ranking(tuple(place + 1 for place in [*named, *rest][: len(episode.ranking)])))
+            at = answer.index("[") + 1
+            for _ in named:
+                at = answer.index(" ", at) + 1
         writer = TranscriptWriter(self._chat.begin(episode.prompt, self._rules))
         for turn in episode.turns[:calls]:
             ids = self._turn(turn.action)
@@ -165,11 +170,12 @@ class Demonstrations:
         transcripts = []
         for episode in self.episodes(step, count):
             transcripts.append(self._scribe.transcript(episode))
-            if len(episode.candidates) > 2 and episode.ranking:
+            if episode.candidates and episode.ranking:
+                pair = len(episode.candidates) == 2
                 transcripts += [
-                    self._scribe.continuation(episode, calls, _named(episode, generator))
+                    self._scribe.continuation(episode, calls, () if pair else _named(episode, generator))
                     for calls in range(1, len(episode.turns))
-                    for _ in range(self.lessons.early)
+                    for _ in range(min(self.lessons.early, 1) if pair else self.lessons.early)
                 ]
         return transcripts
 
