@@ -17,6 +17,7 @@ from agents.llm.chat import Chat
 from agents.protocol import Observation
 from agents.teacher import Teacher
 from algos.demonstrations import Demonstrations, Lessons, Scribe, overview
+from algos.questions import pair_environment
 from tests.agents.llm.conftest import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -91,6 +92,40 @@ def test_an_answer_can_be_gone_on_with_from_any_beginning(scribe: Scribe, episod
     assert TOKENIZER.decode(given.ids[:start]).endswith(f"<answer>\\boxed{{[{ranked[2] + 1}, {outside + 1}, ")
     rest = [place + 1 for place in ranked if place not in named][:8]
     assert said(given)[-1] == f"{', '.join(map(str, rest))}]}}</answer>"
+
+
+@pytest.mark.parametrize("ranker", ["popularity", None])
+def test_the_letter_of_a_question_is_learned_after_each_call(envs: RecVectorEnv, ranker: str | None):
+    pairs = pair_environment(envs)[0]
+    own = Scribe(TOKENIZER, Chat(TOKENIZER, pairs.tool_schemas), pairs.scenario.rules.text)
+    teacher = Teacher(ranker, TEACHER["plan"], variety=0.0)
+    demonstrations = Demonstrations(pairs, teacher, own, Lessons(early=3))
+    episodes = demonstrations.episodes(0, 12)
+    batch = demonstrations.batch(0, 12)
+    assert len(batch) == 12 * 3
+    for number, episode in enumerate(episodes):
+        whole, *letters = batch[3 * number : 3 * number + 3]
+        assert said(whole) == [turn.action for turn in episode.turns]
+        letter = re.search(r"boxed\{(.)\}", episode.turns[-1].action)[1]
+        for calls, each in enumerate(letters, 1):
+            assert said(each) == [f"{letter}}}</answer>"]
+            text = TOKENIZER.decode(each.ids)
+            assert text.count("<tool_call>{") == calls + pairs.scenario.rules.text.count("<tool_call>{")
+
+
+def test_mean_ranks_answer_questions_by_what_was_read(envs: RecVectorEnv):
+    pairs = pair_environment(envs)[0]
+    episodes = play(pairs, Teacher(None, ["get_item_stats"], variety=0.0), range(200))
+    asked = {"MORE": 0, "LESS": 0}
+    for episode in episodes:
+        lists = re.findall(r"^(?:Popularity|In the last).*: (.*)$", episode.turns[0].observation, re.MULTILINE)
+        firsts = {found[1] for line in lists if (found := re.match(r"\[(\d)\]=", line))}
+        if len(firsts) == 1:  # all lists agree
+            direction = re.search(r"MORE|LESS", episode.prompt)[0]
+            asked[direction] += 1
+            first = (firsts == {"1"}) == (direction == "MORE")
+            assert f"boxed{{{'A' if first else 'B'}}}" in episode.turns[-1].action
+    assert min(asked.values()) > 20
 
 
 def test_an_episode_without_an_action_is_refused(scribe: Scribe, episode: Episode):
