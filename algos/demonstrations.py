@@ -51,6 +51,9 @@ class Lessons:
     From its own answers alone a policy learns the k-th best candidate; from these, the best that is not named yet, and
     so to name none twice. The letter of a question is learned once after each call. Whether to answer is learned at
     the real end alone."""
+    less: float = 0.5
+    """Share of questions that ask for the less likely item, the others for the more likely one. The right letter is
+    the exclusive or of two things, and a small model that is to learn both at once learns neither for a long time."""
     prompt: Literal["whole", "numbers", "none"] = "whole"
     """What the task shows: all; items without their names; or nothing, not even the rules. Those are most of a prompt,
     and to read the lists of tools is learned without them in a fraction of the time: for first lessons."""
@@ -60,6 +63,8 @@ class Lessons:
             raise ValueError(f"best_of is how often a task is played, at least 1; got {self.best_of}")
         if self.early < 0:
             raise ValueError(f"early is a number of answers after each call, at least 0; got {self.early}")
+        if not 0 <= self.less <= 1:
+            raise ValueError(f"less is a share of the questions, 0 to 1; got {self.less}")
         if not 0 <= self.truth <= 1:
             raise ValueError(f"truth is a share of the episodes, 0 to 1; got {self.truth}")
 
@@ -193,8 +198,11 @@ class Demonstrations:
                 else generator.integers(self._envs.num_tasks, size=wanted).tolist()
             )
             seeds = generator.integers(2**31, size=wanted).tolist()
+            options = {}
+            if self._envs.scenario.config.mode == "pair":
+                options["direction"] = np.where(generator.random(wanted) < lessons.less, "less", "more").tolist()
             tries = [
-                play(self._envs, self._teacher, tasks, int(generator.integers(2**31)), seeds=seeds)
+                play(self._envs, self._teacher, tasks, int(generator.integers(2**31)), seeds=seeds, options=options)
                 for _ in range(lessons.best_of)
             ]
             for tried in zip(*tries, strict=True):

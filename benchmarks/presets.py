@@ -23,6 +23,7 @@ NO_TOOLS: Mapping[str, Any] = {"tools": [], "max_calls": 0}
 """Arguments of an environment in which an agent must answer at once."""
 BASELINES = "What a reward is compared with in list-wise GRPO"
 PAIRS = "Parts of progressive preference refinement"
+NEGATIVES = "Items that a preference loss holds against the positive"
 TOOLLESS = "List-wise GRPO without tools"
 
 
@@ -111,6 +112,7 @@ TRAINED: Mapping[str, tuple[str, str, str]] = {
     "ppr, less likely only": ("ppr-less", PAIRS, "grpo+ppr"),
     "ppr, three rounds": ("ppr-rounds", PAIRS, "grpo+ppr"),
     "ppr, likelihood": ("ppr-likelihood", PAIRS, "grpo+ppr"),
+    "dpo, five negatives (S-DPO)": ("dpo-five", NEGATIVES, "grpo+dpo"),
 }
 """Stage, heading of the ablation, and the row it is compared with, by the name of the row."""
 
@@ -123,6 +125,7 @@ ABLATIONS = (
     Stage("ppr-less", "ppr", base="ppr", settings={"algorithm": {"directions": "less"}}),
     Stage("ppr-rounds", "ppr", base="ppr", settings={"algorithm": {"mining": {"rounds": 3}}}),
     Stage("ppr-likelihood", "ppr", base="ppr", settings={"algorithm": {"objective": "likelihood"}}),
+    Stage("dpo-five", "dpo", base="dpo", settings={"algorithm": {"negatives": 5}}),
 )
 
 _SMALL: Mapping[str, Any] = {"steps": 100, "evaluate_every": 10, "threads": 1, "optimization": {"lr": 5e-5}}

@@ -89,6 +89,7 @@ def test_what_is_compared_differs_in_nothing_else(tmp_path: Path, preset: str) -
     assert unlike("ppr-more", "ppr") == {"algorithm.directions": "more"}
     assert unlike("ppr-rounds", "ppr") == {"algorithm.mining.rounds": 3}
     assert unlike("ppr-likelihood", "ppr") == {"algorithm.objective": "likelihood"}
+    assert unlike("dpo-five", "dpo") == {"algorithm.negatives": 5}
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -51,6 +51,7 @@ def test_every_row_is_trained_and_played(tmp_path: Path) -> None:
         "ppr, margin curriculum",
         "ppr, less likely only",
         "ppr, likelihood",
+        "dpo, five negatives (S-DPO)",
     }  # to others, but for a word
     trained_rows = {name: each for name, each in TRAINED.items() if name not in alike}
     rows = [*trained_rows, "frozen", "no-tools", "popularity", "scripted"]
