@@ -19,6 +19,7 @@ from agents import play
 from agents.llm.agent import LLMAgent
 from agents.llm.loading import TINY
 from agents.llm.policy import Policy
+from algos.questions import pair_environment
 
 FILES = {
     "README.md",
@@ -91,6 +92,16 @@ def test_it_ranks_validly_and_beats_popularity():
     assert found["answered"] > 0.99
     assert found["called"] > 0.99
     assert found["ndcg"] > found["popularity"] + 0.05
+
+
+@pytest.mark.slow
+def test_it_answers_questions_about_two_items():
+    envs = pair_environment(RecVectorEnv(32, task_split="test"))[0]
+    episodes = play(envs, LLMAgent("tiny", temperature=0.0, device="cpu"), range(500))
+    assert sum(bool(episode.ranking) for episode in episodes) / 500 > 0.99
+    for direction in ("MORE", "LESS"):
+        asked = [episode.rank == 1 for episode in episodes if direction in episode.prompt.partition("\n")[0]]
+        assert sum(asked) / len(asked) > 0.55, direction  # of 250, chance is above that in 5 %
 
 
 def test_it_is_read_from_the_installed_package(tmp_path: Path):
