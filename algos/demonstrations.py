@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from agentrec_env.actions import render
-from agentrec_env.types import Episode, Ranking, StopReason, Turn
+from agentrec_env.actions import Mode, parse, render
+from agentrec_env.types import Choice, Episode, Ranking, StopReason, Turn
 from agentrec_env.vector import RecVectorEnv
 from agents.llm.chat import Chat
 from agents.llm.encoder import Encoder
@@ -26,7 +26,7 @@ from agents.play import play
 from agents.protocol import TOP, Agent
 
 _TAGS = tuple(f"<{slash}{tag}>" for tag in ("think", "tool_call", "answer") for slash in ("", "/"))
-_NAME = re.compile(r"^(- |\d+\. ).*$", re.MULTILINE)
+_NAME = re.compile(r"^(- |(?:\d+|[AB])\. ).*$", re.MULTILINE)
 _NAMED = 2**32 - 2
 """Marks the random numbers of `Lessons.early`."""
 _MAX_ROUNDS = 20
@@ -102,7 +102,7 @@ class Scribe:
         writer.sampled(ids, [0.0] * len(ids), "stop")
         return writer.freeze()
 
-    def continuation(self, episode: Episode, calls: int, named: Sequence[int] = ()) -> Transcript:
+    def continuation(self, episode: Episode, calls: int, named: Sequence[int] = (), mode: Mode = "rank") -> Transcript:
         """The answer alone, after the first `calls` turns and as if its beginning had been shown.
 
         Args:
@@ -110,10 +110,17 @@ class Scribe:
             calls: how many turns come before the answer.
             named: places in the pool (0-based) that the answer names first, whatever the episode says; its own order
                 goes on from there.
+            mode: of the environment, "rank" or "pair".
+
+        Raises:
+            ValueError: a pair without a letter.
         """
-        if len(episode.candidates) == 2:
-            answer = episode.turns[-1].action.rpartition("</think>")[2].lstrip()
-            at = max(map(answer.rfind, "AB"))
+        if mode == "pair":
+            choice = parse(episode.turns[-1].action, 2, mode)
+            if not isinstance(choice, Choice):
+                raise ValueError(f"task {episode.task_index} ended without a letter: {choice}")
+            answer = render(choice)
+            at = answer.index("{") + 1
         else:
             numbers = {item: number for number, item in enumerate(episode.candidates)}
             rest = [numbers[item] for item in episode.ranking if numbers[item] not in named]
@@ -159,6 +166,7 @@ class Demonstrations:
         self._scribe = scribe
         self.lessons = lessons or Lessons()
         self._seed = seed
+        self._mode = envs.scenario.config.mode
         self._order: tuple[int, np.ndarray[Any, np.dtype[np.int64]]] | None = None
 
     def batch(self, step: int, count: int) -> list[Transcript]:
@@ -176,9 +184,9 @@ class Demonstrations:
         for episode in self.episodes(step, count):
             transcripts.append(self._scribe.transcript(episode))
             if episode.candidates and episode.ranking:
-                pair = len(episode.candidates) == 2
+                pair = self._mode == "pair"
                 transcripts += [
-                    self._scribe.continuation(episode, calls, () if pair else _named(episode, generator))
+                    self._scribe.continuation(episode, calls, () if pair else _named(episode, generator), self._mode)
                     for calls in range(1, len(episode.turns))
                     for _ in range(min(self.lessons.early, 1) if pair else self.lessons.early)
                 ]
@@ -199,7 +207,7 @@ class Demonstrations:
             )
             seeds = generator.integers(2**31, size=wanted).tolist()
             options = {}
-            if self._envs.scenario.config.mode == "pair":
+            if self._mode == "pair":
                 options["direction"] = np.where(generator.random(wanted) < lessons.less, "less", "more").tolist()
             tries = [
                 play(self._envs, self._teacher, tasks, int(generator.integers(2**31)), seeds=seeds, options=options)
@@ -209,7 +217,7 @@ class Demonstrations:
                 best = max(tried, key=lambda episode: episode.reward)  # the first of equals
                 reason = _refused(best, lessons)
                 if reason is None:
-                    kept.append(_told(best, lessons, generator, self._envs.scenario.rules.text))
+                    kept.append(self._told(best, generator))
                 else:
                     reasons[reason] = reasons.get(reason, 0) + 1
             if len(kept) == count:
@@ -217,9 +225,16 @@ class Demonstrations:
             if attempt + 1 == _MAX_ROUNDS // 2 and not kept:
                 break
         raise RuntimeError(
-            f"the teacher gave {len(kept)} of {count} episodes worth learning from in step {step}; of the others: "
+            f"the teacher gave {len(kept)} of {count} {'questions' if self._mode == 'pair' else 'episodes'} worth "
+            f"learning from in step {step}; of the others: "
             f"{', '.join(f'{n} {reason}' for reason, n in reasons.items())}. Lower `above`, or use another teacher"
         )
+
+    def _told(self, episode: Episode, generator: np.random.Generator) -> Episode:
+        """The episode as it is learned from."""
+        if generator.random() < self.lessons.truth and self._mode == "rank":
+            episode = _corrected(episode)
+        return replace(episode, prompt=shorten(episode.prompt, self._envs.scenario.rules.text, self.lessons.prompt))
 
     def _task(self, number: int) -> int:
         """Task of the `number`-th episode: a new permutation of all tasks for each pass over them."""
@@ -247,16 +262,9 @@ def _refused(episode: Episode, lessons: Lessons) -> str | None:
     return None
 
 
-def _told(episode: Episode, lessons: Lessons, generator: np.random.Generator, rules: str) -> Episode:
-    """The episode as it is learned from."""
-    if generator.random() < lessons.truth:
-        episode = _corrected(episode)
-    return replace(episode, prompt=shorten(episode.prompt, rules, lessons.prompt))
-
-
 def _corrected(episode: Episode) -> Episode:
-    """The episode with the true choice first in its answer; as it is where candidates have no numbers or are a pair."""
-    if len(episode.candidates) <= 2 or not episode.ranking:
+    """The episode with the true choice first in its answer; as it is where candidates have no numbers."""
+    if not episode.candidates or not episode.ranking:
         return episode
     order = [episode.target, *(item for item in episode.ranking if item != episode.target)][:TOP]
     numbers = {item: number for number, item in enumerate(episode.candidates, 1)}

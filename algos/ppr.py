@@ -20,7 +20,10 @@ two pairs each letter is right as often as the other, in both directions. One pa
 **A policy that never saw a question**, as one that was trained on lists alone, answers with lists, which pay nothing:
 no group teaches anything, and the log warns of dropped groups. Let its warm start teach both:
 
-    python -m algos.sft --out runs/warm --model new --questions 4
+    python -m algos.sft --out runs/warm --model FOLDER --questions 4
+
+A small model first needs a run of questions alone, all but a few, in which three of four ask for the more likely item
+(`--episodes 64 --questions 60 --less 0.25 --early 1`; agents/llm/tiny/README.md has the whole course and why).
 
 **The bound.** With D = s(c+) - s(c-) and P(more) = P(less) = sigmoid(D), the paper's L = -log P(more) - log P(less) =
 2 log(1 + exp(-D)) is convex in D and at least 2 log 2 where the pair is ranked wrongly, so it bounds the number of

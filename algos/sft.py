@@ -88,7 +88,8 @@ class SFTConfig:
     knows lists alone answers those with lists. They weigh as much as their share of the episodes, though their few
     tokens are a small part of all."""
     repeats: float = 0.0
-    """Weight of the unlikelihood of naming a candidate twice in an answer (`algos.repeats`); 0: it is left out."""
+    """Weight of the unlikelihood of naming a candidate twice in an answer (`algos.repeats`), for each sampled token of
+    the lists; 0: it is left out. Questions take nothing from it, as they do from what the lists themselves weigh."""
     micro_tokens: int = 8192
     """Tokens computed at a time; halved when memory runs out. It changes memory and speed, not the update."""
     evaluate_every: int = 500
@@ -132,6 +133,8 @@ class SFTConfig:
             raise ValueError(
                 "questions stand beside lists of numbered candidates; leave them at 0 in other modes and in a catalogue"
             )
+        if self.questions and self.lessons.prompt == "none":
+            raise ValueError("prompt='none' hides what a question asks; leave questions at 0 in such first lessons")
         if self.repeats and self.env.num_candidates == "catalog":
             raise ValueError("repeats is for candidates with numbers, and a catalogue has none; leave repeats at 0")
         if self.model == "new" and self.lora_rank:
@@ -185,7 +188,7 @@ class SFT:
         """Whether `train` ended early because the process was asked to stop."""
         self.best = -math.inf
         """Best N@10 on valid tasks so far."""
-        self._judge: tuple[RecVectorEnv, LLMAgent] | None = None
+        self._judge: tuple[RecVectorEnv, RecVectorEnv | None, LLMAgent] | None = None
         self._interrupt = Interrupt()
         if config.resume and self.checkpoints.steps():
             self._restore(self.checkpoints.load())
@@ -297,8 +300,9 @@ class SFT:
             envs = RecVectorEnv(
                 self.config.rows, world=self._world, **_arguments(replace(self.config.env, task_split="valid"))
             )
-            self._judge = envs, LLMAgent(policy=self.policy, temperature=0.0, max_episode_tokens=2**31)
-        envs, agent = self._judge
+            pairs = pair_environment(envs)[0] if self.config.questions else None
+            self._judge = envs, pairs, LLMAgent(policy=self.policy, temperature=0.0, max_episode_tokens=2**31)
+        envs, pairs, agent = self._judge
         episodes = self._played(envs, agent)
         keep_episodes(episodes, self.config.out, self.step, envs.world)
         figures = {
@@ -308,8 +312,8 @@ class SFT:
             "valid/reward": _mean(episode.reward for episode in episodes),
             "valid/calls": _mean(episode.calls for episode in episodes),
         }
-        if self.config.questions:
-            asked = self._played(pair_environment(envs)[0], agent)
+        if pairs is not None:
+            asked = self._played(pairs, agent)
             figures["valid/questions_answered"] = _mean(episode.stop is StopReason.ANSWERED for episode in asked)
             figures["valid/questions_right"] = _mean(episode.rank == 1 for episode in asked)
         if self.policy.device.type == "cuda":

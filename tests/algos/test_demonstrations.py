@@ -113,6 +113,37 @@ def test_the_letter_of_a_question_is_learned_after_each_call(envs: RecVectorEnv,
             assert text.count("<tool_call>{") == calls + pairs.scenario.rules.text.count("<tool_call>{")
 
 
+class Chatty(Teacher):
+    """Puts words with the letters A and B around its answers."""
+
+    def act(self, observations: list[Observation], rows: list[int]) -> list[str]:
+        return [f"I hold A against B.\n{text}\nAs B and A differ." for text in super().act(observations, rows)]
+
+
+def test_the_letter_is_the_one_that_was_judged_whatever_is_said_around_it(envs: RecVectorEnv):
+    pairs = pair_environment(envs)[0]
+    own = Scribe(TOKENIZER, Chat(TOKENIZER, pairs.tool_schemas), pairs.scenario.rules.text)
+    letters = set()
+    for episode in play(pairs, Chatty("popularity", ["get_item_stats"], variety=0.0), range(12)):
+        assert episode.stop is StopReason.ANSWERED
+        letter = re.search(r"boxed\{(.)\}", episode.turns[-1].action)[1]
+        early = own.continuation(episode, 1, mode="pair")
+        assert said(early) == [f"{letter}}}</answer>"]
+        assert TOKENIZER.decode(early.ids[: early.turns[0].start]).endswith("assistant\n<answer>\\boxed{")
+        letters.add(letter)
+    assert letters == {"A", "B"}
+
+
+def test_lists_of_two_are_no_questions():
+    two = RecVectorEnv(4, world=World(make_world(num_users=120, num_items=560, seed=1).dataset, num_candidates=2))
+    own = Scribe(TOKENIZER, Chat(TOKENIZER, two.tool_schemas), two.scenario.rules.text)
+    demonstrations = Demonstrations(two, make("teacher", **TEACHER), own, Lessons(early=2, truth=1.0))
+    for episode in demonstrations.episodes(0, 6):
+        first = episode.candidates.index(episode.target) + 1
+        assert f"boxed{{[{first}, {3 - first}]}}" in episode.turns[-1].action
+    assert all(re.search(r"\d\]\}</answer>$", said(each)[-1]) for each in demonstrations.batch(0, 6))
+
+
 def test_mean_ranks_answer_questions_by_what_was_read(envs: RecVectorEnv):
     pairs = pair_environment(envs)[0]
     episodes = play(pairs, Teacher(None, ["get_item_stats"], variety=0.0), range(200))
@@ -183,6 +214,9 @@ def test_prompts_can_be_shortened(envs: RecVectorEnv, scribe: Scribe):
         assert "\n-\n" in body
         assert len(body) < 0.5 * len(before.prompt.removesuffix(rules))
         assert [turn.observation for turn in after.turns] == [turn.observation for turn in before.turns]
+    pairs = pair_environment(envs)[0]
+    for asked in stream(pairs, scribe, prompt="numbers").episodes(0, 3):
+        assert "\nA.\nB.\n" in asked.prompt.removesuffix(pairs.scenario.rules.text)
     none = stream(envs, scribe, prompt="none")
     assert {episode.prompt for episode in none.episodes(0, 3)} == {""}
     figures = overview(none.batch(0, 3))
