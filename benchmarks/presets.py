@@ -161,7 +161,8 @@ PRESETS: Mapping[str, Preset] = {
                 "sft",
                 settings={
                     "teacher_args": '{"ranker": "fusion", "variety": 0.2, "most": 3}',
-                    "steps": 160,  # Amazon CDs, 200 valid tasks: N@10 .479, .508, .519, .521 after 40, 80, 120, 160
+                    # Amazon CDs learns until 120 to 160, Office until 40 (benchmarks/results/trained/README.md).
+                    "steps": 160,
                     "questions": 4,  # a policy that knows lists alone answers those of ppr with lists
                     "repeats": 10.0,
                     "threads": 1,
