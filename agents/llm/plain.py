@@ -39,7 +39,9 @@ class PlainDecoder:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._device = next(model.parameters()).device
-        self._last_only = "logits_to_keep" in inspect.signature(_inner(model).forward).parameters
+        accepted = inspect.signature(_inner(model).forward).parameters
+        self._last_only = "logits_to_keep" in accepted
+        self._cache_name = "cache" if "cache" in accepted else "past_key_values"  # renamed in transformers 5.24
         self._rows: dict[int, _Conversation] = {}
         self._cached = True
         self._cached = self._cache_is_right()
@@ -100,10 +102,10 @@ class PlainDecoder:
         """float32 [V] logits after `ids`, and the cache; `cache` itself may be changed."""
         kwargs: dict[str, Any] = {"logits_to_keep": 1} if self._last_only else {}
         if self._cached:
-            kwargs |= {"past_key_values": cache, "use_cache": True}
+            kwargs |= {self._cache_name: cache, "use_cache": True}
         with evaluating(self._model):
             out = self._model(input_ids=torch.tensor([ids], device=self._device), **kwargs)
-        return out.logits[0, -1].float(), out.past_key_values if self._cached else None
+        return out.logits[0, -1].float(), getattr(out, self._cache_name) if self._cached else None
 
 
 def probe(model: Any) -> list[int]:

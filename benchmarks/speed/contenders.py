@@ -8,6 +8,7 @@ answers, and the answer is turned into ids.
 from __future__ import annotations
 
 import importlib
+import inspect
 import tempfile
 import time
 import warnings
@@ -267,10 +268,12 @@ class Cached(_Generate):
     def rollout(self, prompts: Sequence[Sequence[int]], first: int) -> list[list[int]]:
         """All rows take their turn together."""
         transcripts = [list(prompt) for prompt in prompts]
-        cache = DynamicCache(config=self.model.config)
+        accepted = inspect.signature(self.model.forward).parameters
+        name = "cache" if "cache" in accepted else "past_key_values"  # renamed in transformers 5.24
+        kept = {name: DynamicCache(config=self.model.config)}
         ids, mask = self.padded(prompts)
         for turn in range(self.setup.plan.turns + 1):
-            out = self.model.generate(ids, attention_mask=mask, past_key_values=cache, generation_config=self.config)
+            out = self.model.generate(ids, attention_mask=mask, generation_config=self.config, **kept)
             added = out[:, ids.shape[1] :]
             answers = []
             for row, sampled in enumerate(self.sampled(added)):
