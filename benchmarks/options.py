@@ -67,7 +67,13 @@ def parse_arguments(arguments: Sequence[str] | None, prog: str = "run_all.py") -
     parser.add_argument(
         "--num-envs", type=int, default=64, metavar="N", help="episodes that a language model plays at once (64)"
     )
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these rows or tracks of the suite alone")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="these rows or tracks of the suite alone; with --ablations, what lacks a part of these rows too",
+    )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="200 tasks, one seed, one track: about two minutes")
     size.add_argument("--full", action="store_true", help="every test task, five seeds, --train and --ablations")

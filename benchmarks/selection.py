@@ -89,6 +89,8 @@ def select(options: argparse.Namespace, size: Size) -> Selection:
     if lacking:
         suite = replace(suite, rows=tuple(row for row in suite.rows if row.name not in policies))
     asked = [*options.only, *options.agent, *(row.name for row in models)]
+    if options.ablations:
+        asked += [row.name for row in suite.rows if row.ablation and row.reference in options.only]
     try:
         suite = suite.only(asked if options.only else size.tracks)
     except ValueError:

@@ -97,6 +97,9 @@ def test_parts_of_the_suite_by_name() -> None:
         *(f"Each tool {how}: scripted" for how in ("alone", "left out")),
         *(f"Each tool {how}: frozen" for how in ("alone, the others permuted", "permuted")),
     }
+    named = chosen("--only", "grpo", "grpo+dpo", "scripted", "--ablations")
+    assert {row.reference for row in named.rows if row.ablation} == {"grpo", "grpo+dpo", "scripted"}
+    assert {row.name for row in named.rows if not row.ablation} == {"grpo", "grpo+dpo", "scripted"}
     assert "llm:tiny" in names(chosen("--model", "tiny"))
     assert "frozen" not in names(chosen("--model", "tiny"))
 
