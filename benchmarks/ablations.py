@@ -21,8 +21,11 @@ from benchmarks.played import Played, ranks_of
 from benchmarks.presets import TRACK
 from benchmarks.suite import Row
 
-WRITTEN = Row("written evidence", "benchmarks.ceiling:Written", "control", tracks=(TRACK,))
-"""The best reader of what the tools of the embedded policy write (`benchmarks.ceiling`)."""
+READERS = (
+    Row("written evidence", "benchmarks.ceiling:Written", "control", tracks=(TRACK,)),
+    Row("written evidence, additive", "benchmarks.ceiling:Additive", "control", tracks=(TRACK,)),
+)
+"""The best reader of what the tools of the embedded policy write, and the simplest (`benchmarks.ceiling`)."""
 METRICS = ("ndcg@10", "hit@1")
 """What ablations are compared in."""
 

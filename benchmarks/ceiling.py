@@ -1,23 +1,28 @@
-"""What the evidence as written still holds: boosting on the very texts that a policy reads.
+"""What the evidence as written still holds: readers of the very texts that a policy reads.
 
 A policy that calls these tools and ranks by what they wrote cannot pass the best reader of that text; boosting over its
-graded lists comes close to one. The gap to `fusion`, which has the raw numbers of all tools, is lost in
-writing; the gap from a policy to this row is its reading.
+graded lists comes close to one. The gap to `fusion`, which has the raw numbers of all tools, is lost in writing; the
+gap from a policy to that reader is its reading. A second reader, which only adds signs up, says how much of the text
+wants no more than that.
 """
 
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 
 from agentrec_env.data.view import View
 from agentrec_env.data.world import World
 from agentrec_env.tools import Tool, ToolError, call_tool, resolve_tools
+from agentrec_env.tools.wording import LEVELS
 from agentrec_env.types import FloatArray, IntArray
 from agents.protocol import ScoringAgent
 from agents.teacher import PLAN
@@ -37,16 +42,15 @@ class Sign:
     """1 for the first of the list."""
 
 
-class Written(ScoringAgent):
-    """LightGBM lambdarank over the graded lists that tools write of a pool; learns on valid tasks, as `fusion` does.
+class Reader(ScoringAgent):
+    """Scores each candidate by what tools write of it; learns on valid tasks, as `fusion` does.
 
     Args:
         tools: Names of tools; one that wants an item is asked about the first candidate, as its lists are of all.
         draws: Pools drawn for each valid task.
-        seed: Of LightGBM and of the parts of users.
+        seed: Of everything drawn.
 
     Raises:
-        ImportError: LightGBM is not installed.
         ValueError: On binding, for a catalogue without pools, or where tools write no lists.
     """
 
@@ -56,12 +60,9 @@ class Written(ScoringAgent):
         self.seed = seed
         self._tools: list[Tool] = []
         self._columns: list[str] = []
-        self._members: list[Any] = []
 
     def fit(self, world: World) -> None:
         """Read the pools of valid tasks and learn from them."""
-        import lightgbm
-
         if world.catalog:
             raise ValueError("lists are written of pools, and this track has none; use a track with candidates")
         self._tools = list(resolve_tools(self.tools).values())
@@ -72,42 +73,21 @@ class Written(ScoringAgent):
         self._columns = sorted({what for lists in texts for what in lists})
         if not self._columns:
             raise ValueError(f"the tools {', '.join(self.tools)} write no lists of candidates")
-        size = int(world.num_candidates)
-        features = np.stack([self._features(lists, size) for lists in texts])
-        relevance = np.stack([task.candidates == task.target for task in chosen]).astype(np.int8)
-        part = np.random.default_rng([self.seed, 3]).integers(5, size=world.dataset.num_users)
-        part = part[[task.user for task in chosen]]
-        parameters = {
-            "objective": "lambdarank",
-            "metric": "ndcg",
-            "eval_at": [10],
-            "learning_rate": 0.1,
-            "num_leaves": 15,
-            "min_data_in_leaf": 100,
-            "lambda_l2": 5.0,
-            "deterministic": True,
-            "force_row_wise": True,
-            "num_threads": 1,
-            "seed": self.seed,
-            "verbose": -1,
-        }
-        self._members = []
-        for member in range(5):
-            if not 0 < int((part == member).sum()) < len(part):
-                continue  # so few users that one part has none, or all
-            sets: list[Any] = []
-            for mask in (part != member, part == member):
-                rows = features[mask].reshape(-1, features.shape[2])
-                labels, groups = relevance[mask].ravel(), np.full(int(mask.sum()), size)
-                sets.append(lightgbm.Dataset(rows, labels, group=groups, reference=sets[0] if sets else None))
-            stop = lightgbm.early_stopping(30, verbose=False)
-            self._members.append(lightgbm.train(parameters, sets[0], 500, valid_sets=[sets[1]], callbacks=[stop]))
+        features = np.stack([self._features(lists, int(world.num_candidates)) for lists in texts])
+        taken = np.stack([task.candidates == task.target for task in chosen])
+        self._learn(features, taken, np.array([task.user for task in chosen]))
 
     def scores(self, view: View, items: IntArray) -> FloatArray:
         """By the text alone; `items` are the candidates."""
-        rows = self._features(self._read(view), len(items))
-        found = [np.asarray(member.predict(rows, num_threads=1)) for member in self._members]
-        return np.sum(found, axis=0, dtype=np.float64) if found else np.zeros(len(items))
+        return self._scores(self._features(self._read(view), len(items)))
+
+    @abstractmethod
+    def _learn(self, features: NDArray[np.float32], taken: NDArray[np.bool_], users: IntArray) -> None:
+        """Learn from G pools of C candidates: [G, C, 2 L], as of :meth:`_features`; [G, C]; [G]."""
+
+    @abstractmethod
+    def _scores(self, rows: NDArray[np.float32]) -> FloatArray:
+        """float64 [C] of [C, 2 L]."""
 
     def _read(self, view: View) -> dict[str, dict[int, Sign]]:
         """Signs by list and candidate number."""
@@ -125,6 +105,86 @@ class Written(ScoringAgent):
             for number, sign in lists.get(what, {}).items():
                 table[number - 1, [column, len(self._columns) + column]] = sign.strength, sign.place
         return table
+
+
+class Written(Reader):
+    """The best reader that we have: LightGBM lambdarank over strengths and places.
+
+    Raises:
+        ImportError: LightGBM is not installed.
+    """
+
+    _members: Sequence[Any] = ()
+
+    def _learn(self, features: NDArray[np.float32], taken: NDArray[np.bool_], users: IntArray) -> None:
+        import lightgbm
+
+        count = int(users.max()) + 1
+        part = np.random.default_rng([self.seed, 3]).integers(5, size=count)[users]
+        parameters = {
+            "objective": "lambdarank",
+            "metric": "ndcg",
+            "eval_at": [10],
+            "learning_rate": 0.1,
+            "num_leaves": 15,
+            "min_data_in_leaf": 100,
+            "lambda_l2": 5.0,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": 1,
+            "seed": self.seed,
+            "verbose": -1,
+        }
+        members = []
+        for member in range(5):
+            if not 0 < int((part == member).sum()) < len(part):
+                continue  # so few users that one part has none, or all
+            sets: list[Any] = []
+            for mask in (part != member, part == member):
+                rows = features[mask].reshape(-1, features.shape[2])
+                labels, groups = taken[mask].ravel().astype(np.int8), np.full(int(mask.sum()), taken.shape[1])
+                sets.append(lightgbm.Dataset(rows, labels, group=groups, reference=sets[0] if sets else None))
+            stop = lightgbm.early_stopping(30, verbose=False)
+            members.append(lightgbm.train(parameters, sets[0], 500, valid_sets=[sets[1]], callbacks=[stop]))
+        self._members = members
+
+    def _scores(self, rows: NDArray[np.float32]) -> FloatArray:
+        found = [np.asarray(member.predict(rows, num_threads=1)) for member in self._members]
+        return np.sum(found, axis=0, dtype=np.float64) if found else np.zeros(len(rows))
+
+
+class Additive(Reader):
+    """The simplest reader: a weight for each strength of each list, summed, and no sign changes what another says.
+
+    A conditional logit (McFadden, 1974), p(candidate) = softmax(sum of its weights), by maximum likelihood.
+    """
+
+    ridge = 1e-4
+    """Of the squared weights, against the mean log-likelihood of a pool."""
+
+    def _learn(self, features: NDArray[np.float32], taken: NDArray[np.bool_], users: IntArray) -> None:
+        cells = self._cells(features)
+        lists = cells.shape[2]
+
+        def loss(weights: FloatArray) -> tuple[float, FloatArray]:
+            logits = weights[cells].sum(axis=2)
+            logits -= logsumexp(logits, axis=1, keepdims=True)
+            excess = np.repeat(np.exp(logits) - taken, lists)
+            gradient = np.bincount(cells.ravel(), excess, len(weights)) / len(cells) + 2 * self.ridge * weights
+            return float(self.ridge * weights @ weights - logits[taken].mean()), gradient
+
+        self._weights = minimize(loss, np.zeros(lists * (LEVELS + 1)), jac=True, method="L-BFGS-B").x
+
+    def _scores(self, rows: NDArray[np.float32]) -> FloatArray:
+        found: FloatArray = self._weights[self._cells(rows)].sum(axis=-1)
+        return found
+
+    def _cells(self, features: NDArray[np.float32]) -> IntArray:
+        """int64 [..., L]: which weight is that of a candidate's strength in each list."""
+        lists = features.shape[-1] // 2
+        strengths = features[..., :lists].astype(np.int64)
+        cells: IntArray = strengths + (LEVELS + 1) * np.arange(lists)
+        return cells
 
 
 def graded_lists(text: str) -> dict[str, dict[int, Sign]]:

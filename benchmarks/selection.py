@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from agentrec_env.tools import TOOLS
-from benchmarks.ablations import WRITTEN, tool_rows
+from benchmarks.ablations import READERS, tool_rows
 from benchmarks.experiment import Experiment
 from benchmarks.presets import PRESETS, SMALL, TRACK, TRAINED
 from benchmarks.suite import DEFAULT, Row, Size, Suite, Track, endpoint_rows, model_rows
@@ -70,7 +70,7 @@ def select(options: argparse.Namespace, size: Size) -> Selection:
     references = [row for row in (*DEFAULT.rows, *own) if row.name in ("scripted", "grpo+ppr" if trains else "frozen")]
     offered = options.env.get("tools", TOOLS.names())
     parts = [part for each in references for part in tool_rows(each, each.env.get("tools", offered))]
-    everything = suite.with_rows([*models, *own, WRITTEN, *parts])
+    everything = suite.with_rows([*models, *own, *READERS, *parts])
 
     ablates = options.ablations or size.trains
     plays = trains or not options.model
@@ -80,7 +80,7 @@ def select(options: argparse.Namespace, size: Size) -> Selection:
             return True
         if row.ablation and not ablates:
             return False
-        if row == WRITTEN:
+        if row in READERS:
             return trains or ablates
         return trains if row.stage else plays if row.lane == "llm" and row in (*own, *parts) else True
 

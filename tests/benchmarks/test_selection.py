@@ -12,8 +12,9 @@ from agentrec_env.data.dataset import Dataset
 from agentrec_env.data.world import World
 from agentrec_env.vector import RecVectorEnv
 from agents.play import play
+from agents.protocol import make
 from benchmarks import run_all
-from benchmarks.ceiling import Sign, Written, graded_lists
+from benchmarks.ceiling import Additive, Reader, Sign, Written, graded_lists
 from benchmarks.options import parse_arguments
 from benchmarks.selection import Selection, select
 from benchmarks.suite import DEFAULT, SIZES
@@ -89,7 +90,8 @@ def test_parts_of_the_suite_by_name() -> None:
     assert trained.trains
     assert not trained.left_out
     assert names(chosen("--train")) == CLASSICAL | {
-        *("no-tools", "frozen", "sft", "ppo", "grpo", "grpo+grpo", "grpo+dpo", "grpo+ppr", "written evidence")
+        *("no-tools", "frozen", "sft", "ppo", "grpo", "grpo+grpo", "grpo+dpo", "grpo+ppr"),
+        *("written evidence", "written evidence, additive"),
     }
     parts = chosen("--ablations")
     assert {row.ablation for row in parts.rows} == {
@@ -150,9 +152,10 @@ def test_lists_are_read_as_they_are_written() -> None:
     assert graded_lists(text) == {"shared buyers": {3: Sign(8, 1), 12: Sign(5, 2)}, "last": {1: Sign(1, 1)}}
 
 
-def test_a_reader_of_the_text_beats_chance_where_the_text_tells(tiny: Dataset) -> None:
+@pytest.mark.parametrize("reader", [Written, Additive])
+def test_a_reader_ranks_by_the_text_alone(tiny: Dataset, reader: type[Reader]) -> None:
     world = World(tiny, num_candidates=8)
-    agent = Written(tools=["score_candidates", "get_item_stats"])
+    agent = reader(tools=["score_candidates", "get_item_stats"])
     first, second = (
         [episode.ranking for episode in play(RecVectorEnv(4, world=world, task_split="test"), agent, range(10), seed)]
         for seed in (0, 0)
@@ -160,7 +163,18 @@ def test_a_reader_of_the_text_beats_chance_where_the_text_tells(tiny: Dataset) -
     assert first == second
     assert all(len(ranking) == 8 for ranking in first)
     with pytest.raises(ValueError, match="no lists of candidates"):
-        Written(tools=["get_user_profile"]).fit(world)
+        reader(tools=["get_user_profile"]).fit(world)
     with pytest.raises(ValueError, match="has none"):
-        Written().fit(World(tiny, num_candidates="catalog"))
-    assert np.isfinite([len(ranking) for ranking in first]).all()
+        reader().fit(World(tiny, num_candidates="catalog"))
+
+
+@pytest.mark.slow
+def test_readers_beat_the_agent_that_takes_mean_ranks_of_the_same_text() -> None:
+    envs = RecVectorEnv(32, dataset="synthetic", task_split="test")
+    tools = ["score_candidates", "candidates_analyze", "get_item_stats"]
+    best, simple, mean_ranks = (
+        np.mean([episode.metrics["ndcg@10"] for episode in play(envs, agent, range(600), 0)])
+        for agent in (Written(tools), Additive(tools), make("scripted", tools=tools))
+    )
+    chance = 0.227
+    assert min(best, simple) > mean_ranks > chance + 0.1
