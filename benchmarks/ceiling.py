@@ -182,7 +182,7 @@ class Additive(Reader):
     def _cells(self, features: NDArray[np.float32]) -> IntArray:
         """int64 [..., L]: which weight is that of a candidate's strength in each list."""
         lists = features.shape[-1] // 2
-        strengths = features[..., :lists].astype(np.int64)
+        strengths = np.minimum(features[..., :lists], LEVELS).astype(np.int64)
         cells: IntArray = strengths + (LEVELS + 1) * np.arange(lists)
         return cells
 

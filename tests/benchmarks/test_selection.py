@@ -168,6 +168,17 @@ def test_a_reader_ranks_by_the_text_alone(tiny: Dataset, reader: type[Reader]) -
         reader().fit(World(tiny, num_candidates="catalog"))
 
 
+def test_the_additive_reader_finds_the_weights_of_the_likelihood() -> None:
+    taken = np.zeros((1000, 4), bool)
+    taken[:600, 0] = taken[600:, 1] = True
+    signs = np.zeros((1000, 4, 2), np.float32)  # one list: strengths, and places, which it does not read
+    signs[:, 0, 0] = 8
+    reader = Additive()
+    reader._learn(signs, taken, np.arange(1000))
+    with_sign, without = reader._scores(signs[0])[:2]
+    assert with_sign - without == pytest.approx(np.log(3 * 0.6 / 0.4), abs=0.01)
+
+
 @pytest.mark.slow
 def test_readers_beat_the_agent_that_takes_mean_ranks_of_the_same_text() -> None:
     envs = RecVectorEnv(32, dataset="synthetic", task_split="test")
