@@ -56,7 +56,7 @@ def test_every_row_is_trained_and_played(tmp_path: Path) -> None:
     trained_rows = {name: each for name, each in TRAINED.items() if name not in alike}
     rows = [*trained_rows, "frozen", "no-tools", "popularity", "scripted"]
     parts = ["scripted without score_candidates", "grpo+ppr: score_candidates alone"]
-    told = command("synthetic", out, "--train", "--ablations", "--jobs", "0", "--train-steps", "1")
+    told = command("synthetic", out, "--train", "--jobs", "0", "--train-steps", "1")
     assert run_all.main([*told, "--only", "pool-20", *rows, *parts]) == 0
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     (track,) = results["results"]
