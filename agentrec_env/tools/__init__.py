@@ -4,6 +4,7 @@ from agentrec_env.tools import profile  # isort: skip - the paper's order: profi
 from agentrec_env.tools import items  # isort: skip
 from agentrec_env.tools import behaviour  # isort: skip
 from agentrec_env.tools import collaborative  # isort: skip
+from agentrec_env.tools import comparison  # isort: skip
 from agentrec_env.tools import search  # isort: skip
 from agentrec_env.tools.base import TOOLS, Tool, call_tool, resolve_tools, tool
 from agentrec_env.tools.schema import ToolError
@@ -27,6 +28,7 @@ __all__ = [
     "behaviour",
     "call_tool",
     "collaborative",
+    "comparison",
     "items",
     "profile",
     "resolve_tools",

@@ -33,6 +33,13 @@ def halvings(values: FloatArray, top: float) -> IntArray:
     return levels
 
 
+def steps(values: FloatArray, low: float, high: float) -> IntArray:
+    """int64 [M]: 0 up to ``low`` and for what is unknown, 8 from ``high`` on, in equal steps between."""
+    share = (np.nan_to_num(values, nan=low) - low) / (high - low)
+    levels: IntArray = np.clip(np.ceil(LEVELS * share), 0, LEVELS).astype(np.int64)
+    return levels
+
+
 def popularity_levels(view: View, counts: FloatArray) -> IntArray:
     """int64 [M]: 0 for never taken, to 8 for as often as the most taken item of the evidence, in steps of the log."""
     top = cached(view.evidence.cache, "top popularity", lambda: int(view.evidence.popularity.max(initial=1)))

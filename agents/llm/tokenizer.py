@@ -26,6 +26,8 @@ ADDED = tuple(f"<{slash}{tag}>" for tag in ("think", "tool_call", "answer", "obs
 
 _PIECES = (
     r"\]=\d(?!\d)(?: \[)?",  # [12]=5 [3]=4: the strength with the brackets around it, the numbers alone
+    r" ?[a-z]+:[\d?](?![\w.])",  # popular:5 embedding:3 [12]: a sign with its strength
+    r"\]\n",
     r"\] \[",
     r": \[",
     r"\\boxed\{\[?",
@@ -86,7 +88,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096, numbers: int =
 
 
 def environment_texts(envs: RecVectorEnv, episodes: int, seed: int = 0) -> Iterator[str]:
-    """What an agent reads and writes in `episodes` episodes of `envs` in which every tool is called once.
+    """What an agent reads and writes in `episodes` episodes of `envs` in which every tool is called once, in a random
+    order, until no calls are left.
 
     Args:
         envs: One row is used.
@@ -102,7 +105,8 @@ def environment_texts(envs: RecVectorEnv, episodes: int, seed: int = 0) -> Itera
         yield session.prompt
         view = session.view
         names = [title(view.items, int(item)) for item in view.history[-1:]] + ["[1]"]
-        for name, tool in rules.tools.items():
+        for name in generator.permutation(list(rules.tools)).tolist():
+            tool = rules.tools[name]
             required = tool.schema["function"]["parameters"].get("required", ())
             call = ToolCall(name, {argument: names[int(generator.integers(len(names)))] for argument in required})
             yield render([call])
