@@ -24,6 +24,7 @@ _ARGUMENT = re.compile(r"(\w+)(\??): ")
 _HISTORY = re.compile(r"^- (.+?)(?: \(rated [\d.]+ of 5\))?$", re.MULTILINE)
 _CANDIDATE = re.compile(r"^(\d+|[AB])\. ", re.MULTILINE)
 _SIGN = re.compile(r"\[([^\]]+)\]=(\d+)")
+_ROW = re.compile(r"((?:[a-z]+:[\d?] )+)\[([^\]]+)\]")
 _LISTED = re.compile(r"^\[([^\]]+)\].* = (\d+)$")
 _UNRELATED = re.compile(r"^(price|How others rated)")
 """Lines that say what an item is like, not that this user would take it."""
@@ -107,12 +108,14 @@ class ScriptedAgent:
 
 
 def strengths(text: str) -> list[dict[str, float]]:
-    """Strength by mark for each line (``what: [3]=8 [12]=5; others 0``) or run of lines (``[ID] title = 8``).
+    """Strength by mark for each line (``what: [3]=8 [12]=5; others 0``), run of lines (``[ID] title = 8``) or column of
+    a table (``popular:5 title:? [3]``).
 
     Places within a line count, as they are finer than strengths: a later mark is a hair weaker.
     """
     lists: list[dict[str, float]] = []
     listed: dict[str, float] = {}
+    table: dict[str, dict[str, float]] = {}
     for line in [*text.removeprefix("<observation>").splitlines(), ""]:
         found = _LISTED.match(line.removesuffix("</observation>"))
         if found:
@@ -121,10 +124,15 @@ def strengths(text: str) -> list[dict[str, float]]:
         if listed:
             lists.append(listed)
             listed = {}
+        if row := _ROW.fullmatch(line.removesuffix("</observation>")):
+            for sign in row[1].split():
+                word, _, level = sign.partition(":")
+                table.setdefault(word, {})[row[2]] = 0.0 if level == "?" else float(level)
+            continue
         signs = _SIGN.findall(line)
         if signs and not _UNRELATED.match(line):
             lists.append({mark: float(level) - 1e-3 * place for place, (mark, level) in enumerate(signs)})
-    return lists
+    return [*lists, *table.values()]
 
 
 def mean_rank(marks: Sequence[str], lists: Sequence[dict[str, float]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -20,10 +20,10 @@ from agentrec_env.vector import RecVectorEnv
 from agents.protocol import TOP, Agent, Observation, make
 from agents.scripted import mean_rank, strengths
 
-PLAN = ("score_candidates", "candidates_analyze", "get_item_stats")
-"""Three calls whose texts hold about all that the tools know of a pool of the embedded world: boosting on what they
-write (`benchmarks.ceiling`) has N@10 .541 on valid tasks of users that it did not learn from, on what all of them write
-but the free search .545 (2,500 tasks, difference .004 ±.005)."""
+PLAN = ("compare_candidates",)
+"""The call whose text holds about all that the tools know of a pool, in a form that a small model learns to read."""
+LISTS = ("score_candidates", "candidates_analyze", "get_item_stats")
+"""Three calls that say about as much, where that one is not on offer."""
 _MARK = re.compile(r"\[([^\]]+)\]=\d")
 _ITEM_ARGUMENTS = ("item_name", "item_title")
 
@@ -35,7 +35,7 @@ class Teacher:
         ranker: whose answer it gives: an agent that answers in its first turn, such as "fusion", or its name; None: the
             candidates by mean rank over the lists that the tools wrote, ties at random.
         plan: tools to call, in order; those that the environment does not offer, or that need a text of one's own,
-            are left out.
+            are left out. None: ``PLAN`` where it is on offer, else ``LISTS``.
         variety: share of episodes in which other tools are called: a random choice of them, in a random order, so that
             whoever learns from it has seen, and may later choose, other ways.
         others: tools of such episodes; None: all that can be called without a text of one's own.
@@ -50,7 +50,7 @@ class Teacher:
     def __init__(
         self,
         ranker: str | type | Callable[..., Any] | Agent | None = "fusion",
-        plan: Sequence[str] = PLAN,
+        plan: Sequence[str] | None = None,
         variety: float = 0.25,
         others: Sequence[str] | None = None,
         most: int | None = None,
@@ -65,7 +65,7 @@ class Teacher:
         if not 0 <= variety <= 1:
             raise ValueError(f"variety is a share of the episodes, 0 to 1; got {variety}")
         self.ranker = None if ranker is None else make(ranker, **settings)
-        self.plan = tuple(plan)
+        self.plan = None if plan is None else tuple(plan)
         self.variety = variety
         self.others = None if others is None else tuple(others)
         self.most = most
@@ -151,4 +151,5 @@ class Teacher:
         if most and generator.random() < self.variety:
             count = int(generator.integers(1, most + 1))
             return [str(name) for name in generator.permutation(others)[:count]]
-        return [name for name in self.plan if name in self._tools][: self._max_calls]
+        plan = self.plan if self.plan is not None else PLAN if self._tools.keys() & set(PLAN) else LISTS
+        return [name for name in plan if name in self._tools][: self._max_calls]

@@ -29,6 +29,7 @@ from agents.teacher import PLAN
 
 _LINE = re.compile(r"^(.+?): (?=.*\[\d+\]=\d)(.*)$", re.MULTILINE)
 _SIGN = re.compile(r"\[(\d+)\]=(\d+)")
+_ROW = re.compile(r"^((?:[a-z]+:[\d?] )+)\[(\d+)\]$", re.MULTILINE)
 MAX_POOLS = 5_000
 """Pools learnt from."""
 
@@ -154,7 +155,8 @@ class Written(Reader):
 
 
 class Additive(Reader):
-    """The simplest reader: a weight for each strength of each list, summed, and no sign changes what another says.
+    """The simplest reader: a weight for each strength of each list, and for not being named in it, summed; no sign
+    changes what another says.
 
     A conditional logit (McFadden, 1974), p(candidate) = softmax(sum of its weights), by maximum likelihood.
     """
@@ -173,26 +175,38 @@ class Additive(Reader):
             gradient = np.bincount(cells.ravel(), excess, len(weights)) / len(cells) + 2 * self.ridge * weights
             return float(self.ridge * weights @ weights - logits[taken].mean()), gradient
 
-        self._weights = minimize(loss, np.zeros(lists * (LEVELS + 1)), jac=True, method="L-BFGS-B").x
+        self._weights = minimize(loss, np.zeros(lists * (LEVELS + 2)), jac=True, method="L-BFGS-B").x
 
     def _scores(self, rows: NDArray[np.float32]) -> FloatArray:
         found: FloatArray = self._weights[self._cells(rows)].sum(axis=-1)
         return found
 
     def _cells(self, features: NDArray[np.float32]) -> IntArray:
-        """int64 [..., L]: which weight is that of a candidate's strength in each list."""
+        """int64 [..., L]: which weight is that of a candidate's strength in each list, or of not being named in it."""
         lists = features.shape[-1] // 2
-        strengths = np.minimum(features[..., :lists], LEVELS).astype(np.int64)
-        cells: IntArray = strengths + (LEVELS + 1) * np.arange(lists)
+        strengths = 1 + np.minimum(features[..., :lists], LEVELS).astype(np.int64)
+        named = ~np.isnan(features[..., lists:])
+        cells: IntArray = np.where(named, strengths, 0) + (LEVELS + 2) * np.arange(lists)
         return cells
 
 
 def graded_lists(text: str) -> dict[str, dict[int, Sign]]:
-    """What each line `what: [3]=8 [12]=5; others 0` says, by candidate number."""
+    """What each line `what: [3]=8 [12]=5; others 0` says, by candidate number, and each column of a table of rows
+    `what:8 other:? [3]`, where what is unknown is not named and equal strengths share a place."""
     found: dict[str, dict[int, Sign]] = {}
     for what, rest in _LINE.findall(text):
         signs = _SIGN.findall(rest)
         found[what] = {int(number): Sign(int(level), place) for place, (number, level) in enumerate(signs, 1)}
+    columns: dict[str, dict[int, int]] = {}
+    for signs, number in _ROW.findall(text):
+        for sign in signs.split():
+            word, _, level = sign.partition(":")
+            column = columns.setdefault(word, {})
+            if level != "?":
+                column[int(number)] = int(level)
+    for word, column in columns.items():
+        ranked = sorted(column.values(), reverse=True)
+        found[word] = {number: Sign(level, ranked.index(level) + 1) for number, level in column.items()}
     return found
 
 

@@ -65,6 +65,9 @@ def test_strengths_are_read_line_by_line():
     assert strengths(f"<observation>{text}</observation>") == [{"3": 8.0, "12": 4.999}]
     catalogue = "Found:\n[B01] A thing = 8\n[B02] A = thing = 3\nOther: none"
     assert strengths(catalogue) == [{"B01": 8.0, "B02": 2.999}]
+    table = "Strength of each sign.\npopular:3 title:? [1]\npopular:7 title:2 [B02]\nand 2 weaker"
+    assert strengths(f"<observation>{table}</observation>") == [{"1": 3.0, "B02": 7.0}, {"1": 0.0, "B02": 2.0}]
+    assert strengths("<observation>Header:\npopular:3 [1]</observation>") == [{"1": 3.0}]
     assert strengths("Error: no item is called 'x'") == []
 
 

@@ -35,7 +35,8 @@ def test_calls_its_plan_and_answers_as_the_ranker_does(envs: RecVectorEnv):
 
 
 def test_asks_about_a_candidate_that_a_list_named(envs: RecVectorEnv):
-    for episode in play(envs, Teacher("popularity", variety=0.0), TASKS):
+    plan = ["score_candidates", "candidates_analyze", "get_item_stats"]
+    for episode in play(envs, Teacher("popularity", plan=plan, variety=0.0), TASKS):
         call = episode.turns[2].calls[0]
         named = strengths(episode.turns[1].observation) or strengths(episode.turns[0].observation)
         assert call.arguments["item_name"] == f"[{next(iter(named[0])) if named else 1}]"

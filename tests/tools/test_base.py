@@ -91,9 +91,12 @@ def test_schema_is_that_of_transformers(name: str) -> None:
     assert made.schema == transformers.get_json_schema(without_view(made.function))
 
 
-def test_the_papers_tools_and_four_more_are_there_and_described() -> None:
+def test_the_papers_tools_and_five_more_are_there_and_described() -> None:
     assert len(PAPER) == 7
-    assert {*PAPER, "get_item_stats", "get_co_purchases", "score_candidates", "search_items"} == set(TOOLS.names())
+    assert {
+        *PAPER,
+        *("get_item_stats", "get_co_purchases", "score_candidates", "compare_candidates", "search_items"),
+    } == set(TOOLS.names())
     for name in TOOLS.names():
         made = TOOLS.get(name)
         assert made.name == name

@@ -150,6 +150,29 @@ def test_collaborative_tools() -> None:
     assert any(line.startswith("similar title: [2]=") for line in near)
 
 
+def test_candidates_stand_side_by_side() -> None:
+    view, _ = shop()
+    rows = ask(view, "compare_candidates").splitlines()[1:]
+    signs = ["popular", "lately", "together", "neighbours", "embedding", "title", "category", "brand"]
+    assert [row.rpartition(" ")[2] for row in rows] == ["[1]", "[2]", "[3]", "[4]"]
+    for row in rows:
+        assert re.findall(r"(\w+):[\d?]", row) == signs
+    levels = [dict(sign.split(":") for sign in row.split()[:-1]) for row in rows]
+    assert [level["popular"] for level in levels] == ["4", "7", "4", "4"]  # as get_item_stats has them
+    assert [level["brand"] for level in levels] == ["0", "7", "8", "?"]  # the later item, of Rhodia, weighs more
+    assert [level["category"] for level in levels][3] == "?"
+
+
+def test_the_largest_pools_show_the_strongest() -> None:
+    world = World(random_dataset(4), num_candidates=50)
+    view = world.view(world.task("test", 3))
+    *rows, last = ask(view, "compare_candidates").splitlines()[1:]
+    numbers = [int(row.rpartition("[")[2].rstrip("]")) for row in rows]
+    assert len(rows) == 20
+    assert numbers == sorted(numbers)
+    assert last == "and 30 weaker"
+
+
 def test_search() -> None:
     view, _ = shop()
     found = ask(view, "search_items", "rhodia paper").splitlines()

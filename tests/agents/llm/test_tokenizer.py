@@ -52,6 +52,12 @@ def test_a_strength_joins_the_brackets_around_it(tokenizer: PreTrainedTokenizerF
     ]
 
 
+def test_a_row_of_a_table_is_a_token_a_sign(tokenizer: PreTrainedTokenizerFast):
+    assert pieces(tokenizer, "popular:5 embedding:3 title:? [12]\npopular:0") == [
+        *("popular:5", " embedding:3", " title:?", " [", "12", "]\n", "popular:0")
+    ]
+
+
 def test_calls_and_answers_are_short(tokenizer: PreTrainedTokenizerFast):
     call = '<tool_call>{"name": "score_candidates", "arguments": {}}</tool_call>'
     assert pieces(tokenizer, call) == [
