@@ -134,6 +134,7 @@ def test_an_update_does_not_depend_on_the_micro_batches(tmp_path: Path, world: W
     after = []
     for micro_tokens in (1, 900, 100_000):
         run = SFT(config(tmp_path / str(micro_tokens), start, micro_tokens=micro_tokens), world=world)
+        run.policy.model.double()  # Adam makes a whole step of a gradient that is rounding alone
         batch = run.demonstrations.batch(0, 6)
         for _ in range(2):
             figures = run.update(batch)
@@ -141,11 +142,13 @@ def test_an_update_does_not_depend_on_the_micro_batches(tmp_path: Path, world: W
     for figures, found in after[1:]:
         assert figures["loss"] == pytest.approx(after[0][0]["loss"], abs=1e-5)
         for name, weight in found.items():
-            torch.testing.assert_close(weight, after[0][1][name], atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(weight, after[0][1][name], atol=1e-6, rtol=1e-5)
 
 
 def test_memory_that_runs_out(tmp_path: Path, world: World, start: str, monkeypatch: pytest.MonkeyPatch):
     runs = [SFT(config(tmp_path / name, start), world=world) for name in ("wide", "tight")]
+    for run in runs:
+        run.policy.model.double()
     batch = runs[0].demonstrations.batch(0, 6)
     wide = runs[0].update(batch)
     longest, forward = max(map(len, batch)), Policy.forward
@@ -158,7 +161,7 @@ def test_memory_that_runs_out(tmp_path: Path, world: World, start: str, monkeypa
     monkeypatch.setattr(Policy, "forward", small)
     assert runs[1].update(batch)["loss"] == pytest.approx(wide["loss"], abs=1e-5)
     for name, weight in runs[1].weights.items():
-        torch.testing.assert_close(weight, runs[0].weights[name], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(weight, runs[0].weights[name], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["adamw", "muon"])

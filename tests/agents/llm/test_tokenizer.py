@@ -52,9 +52,10 @@ def test_a_strength_joins_the_brackets_around_it(tokenizer: PreTrainedTokenizerF
     ]
 
 
-def test_a_row_of_a_table_is_a_token_a_sign(tokenizer: PreTrainedTokenizerFast):
-    assert pieces(tokenizer, "popular:5 embedding:3 title:? [12]\npopular:0") == [
-        *("popular:5", " embedding:3", " title:?", " [", "12", "]\n", "popular:0")
+def test_a_sign_of_a_table_is_a_token_with_its_strength(envs: RecVectorEnv):
+    tokenizer = train_tokenizer(environment_texts(envs, 60), 4096)
+    assert pieces(tokenizer, "popular:5 embedding:2 brand:0 [12]\npopular:4") == [
+        *("popular:5", " embedding:2", " brand:0", " [", "12", "]\n", "popular:4")
     ]
 
 
