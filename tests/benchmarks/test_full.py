@@ -33,6 +33,7 @@ SMALL: dict[str, Any] = {
         "optimization": {"lr": 1e-6, "matrix_lr": 1e-6},
         "algorithm": {"groups": 2, "group_size": 2, "mining": {"mine_tasks": 8}},
     },
+    "read": LESSONS,
     "sft": LESSONS,
 }
 """Settings of runs that learn nothing, as fast as they can."""
