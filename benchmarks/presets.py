@@ -162,7 +162,7 @@ PRESETS: Mapping[str, Preset] = {
                 "sft",
                 settings={
                     "teacher_args": '{"ranker": "fusion", "variety": 0}',
-                    "steps": 100,
+                    "steps": 200,
                     "episodes": 32,
                     "threads": 1,
                     "lessons": {"prompt": "none", "early": 6},
