@@ -8,7 +8,6 @@ alone, so a run that is resumed sees what it would have seen.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,6 +16,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from agentrec_env.actions import Mode, parse, render
+from agentrec_env.tools.comparison import SIGNS
 from agentrec_env.types import Choice, Episode, Ranking, StopReason, Turn
 from agentrec_env.vector import RecVectorEnv
 from agents.llm.chat import Chat
@@ -24,11 +24,13 @@ from agents.llm.encoder import Encoder
 from agents.llm.transcript import Transcript, TranscriptWriter
 from agents.play import play
 from agents.protocol import TOP, Agent
+from algos.disguise import conceal, rename, shorten
 
 _TAGS = tuple(f"<{slash}{tag}>" for tag in ("think", "tool_call", "answer") for slash in ("", "/"))
-_NAME = re.compile(r"^(- |(?:\d+|[AB])\. ).*$", re.MULTILINE)
 _NAMED = 2**32 - 2
 """Marks the random numbers of `Lessons.early`."""
+_UNKNOWN = 1 / 3
+"""Chance of each of `Lessons.unknown` in an episode."""
 _MAX_ROUNDS = 20
 """Rounds of play without one episode worth keeping after which a teacher is given up."""
 
@@ -57,6 +59,12 @@ class Lessons:
     prompt: Literal["whole", "numbers", "none"] = "whole"
     """What the task shows: all; items without their names; or nothing, not even the rules. Those are most of a prompt,
     and to read the lists of tools is learned without them in a fraction of the time: for first lessons."""
+    foreign: float = 0.0
+    """Share of whole prompts that name items by words of random letters, for a policy that is to meet other names than
+    those of its world; a small one understands none of them anyway."""
+    unknown: tuple[str, ...] = ()
+    """Signs in the rows of `compare_candidates`, such as "category", each of which is unknown in a third of the
+    episodes, for a policy that is to meet worlds that lack them. The teacher knows them all the same."""
 
     def __post_init__(self) -> None:
         if self.best_of < 1:
@@ -67,6 +75,10 @@ class Lessons:
             raise ValueError(f"less is a share of the questions, 0 to 1; got {self.less}")
         if not 0 <= self.truth <= 1:
             raise ValueError(f"truth is a share of the episodes, 0 to 1; got {self.truth}")
+        if not 0 <= self.foreign <= 1:
+            raise ValueError(f"foreign is a share of the prompts, 0 to 1; got {self.foreign}")
+        if strange := [sign for sign in self.unknown if sign not in SIGNS]:
+            raise ValueError(f"unknown names signs of compare_candidates: {', '.join(SIGNS)}; got {', '.join(strange)}")
 
 
 class Scribe:
@@ -234,7 +246,11 @@ class Demonstrations:
         """The episode as it is learned from."""
         if generator.random() < self.lessons.truth and self._mode == "rank":
             episode = _corrected(episode)
-        return replace(episode, prompt=shorten(episode.prompt, self._envs.scenario.rules.text, self.lessons.prompt))
+        episode = conceal(episode, [sign for sign in self.lessons.unknown if generator.random() < _UNKNOWN])
+        rules = self._envs.scenario.rules.text
+        if self.lessons.prompt == "whole" and generator.random() < self.lessons.foreign:
+            return replace(episode, prompt=rename(episode.prompt, rules, generator))
+        return replace(episode, prompt=shorten(episode.prompt, rules, self.lessons.prompt))
 
     def _task(self, number: int) -> int:
         """Task of the `number`-th episode: a new permutation of all tasks for each pass over them."""
@@ -243,14 +259,6 @@ class Demonstrations:
             order = np.random.default_rng([self._seed, turn, 2**32 - 1]).permutation(self._envs.num_tasks)
             self._order = (turn, order)
         return int(self._order[1][place])
-
-
-def shorten(prompt: str, rules: str, how: Literal["whole", "numbers", "none"]) -> str:
-    """`prompt`, which ends with `rules`, as `Lessons.prompt` says."""
-    if how == "none":
-        return ""
-    body = prompt.removesuffix(rules)
-    return prompt if how == "whole" else _NAME.sub(lambda found: found[1].rstrip(), body) + prompt[len(body) :]
 
 
 def _refused(episode: Episode, lessons: Lessons) -> str | None:

@@ -158,24 +158,12 @@ class Additive(Reader):
     """The simplest reader: a weight for each strength of each list, and for not being named in it, summed; no sign
     changes what another says.
 
-    A conditional logit (McFadden, 1974), p(candidate) = softmax(sum of its weights), by maximum likelihood.
+    See :func:`conditional_logit`.
     """
-
-    ridge = 1e-4
-    """Of the squared weights, against the mean log-likelihood of a pool."""
 
     def _learn(self, features: NDArray[np.float32], taken: NDArray[np.bool_], users: IntArray) -> None:
         cells = self._cells(features)
-        lists = cells.shape[2]
-
-        def loss(weights: FloatArray) -> tuple[float, FloatArray]:
-            logits = weights[cells].sum(axis=2)
-            logits -= logsumexp(logits, axis=1, keepdims=True)
-            excess = np.repeat(np.exp(logits) - taken, lists)
-            gradient = np.bincount(cells.ravel(), excess, len(weights)) / len(cells) + 2 * self.ridge * weights
-            return float(self.ridge * weights @ weights - logits[taken].mean()), gradient
-
-        self._weights = minimize(loss, np.zeros(lists * (LEVELS + 2)), jac=True, method="L-BFGS-B").x
+        self._weights = conditional_logit(cells, taken, cells.shape[2] * (LEVELS + 2))
 
     def _scores(self, rows: NDArray[np.float32]) -> FloatArray:
         found: FloatArray = self._weights[self._cells(rows)].sum(axis=-1)
@@ -188,6 +176,28 @@ class Additive(Reader):
         named = ~np.isnan(features[..., lists:])
         cells: IntArray = np.where(named, strengths, 0) + (LEVELS + 2) * np.arange(lists)
         return cells
+
+
+def conditional_logit(cells: IntArray, taken: NDArray[np.bool_], count: int, ridge: float = 1e-4) -> FloatArray:
+    """float64 [count]: weights by maximum likelihood of p(candidate) = softmax(sum of its weights) (McFadden, 1974).
+
+    Args:
+        cells: int64 [G, C, L], which L weights each of C candidates of G pools has.
+        taken: [G, C], one true in each pool.
+        count: of weights.
+        ridge: of the squared weights, against the mean log-likelihood of a pool.
+    """
+    lists = cells.shape[2]
+
+    def loss(weights: FloatArray) -> tuple[float, FloatArray]:
+        logits = weights[cells].sum(axis=2)
+        logits -= logsumexp(logits, axis=1, keepdims=True)
+        excess = np.repeat(np.exp(logits) - taken, lists)
+        gradient = np.bincount(cells.ravel(), excess, count) / len(cells) + 2 * ridge * weights
+        return float(ridge * weights @ weights - logits[taken].mean()), gradient
+
+    found: FloatArray = minimize(loss, np.zeros(count), jac=True, method="L-BFGS-B").x
+    return found
 
 
 def graded_lists(text: str) -> dict[str, dict[int, Sign]]:

@@ -223,6 +223,52 @@ def test_prompts_can_be_shortened(envs: RecVectorEnv, scribe: Scribe):
     assert figures["prompt_tokens"] < 0.1 * overview(stream(envs, scribe).batch(0, 3))["prompt_tokens"]
 
 
+def test_names_can_be_foreign(envs: RecVectorEnv, scribe: Scribe):
+    rules = envs.scenario.rules.text
+    plain = stream(envs, scribe).episodes(0, 40)
+    foreign = stream(envs, scribe, foreign=1.0).episodes(0, 40)
+    half = stream(envs, scribe, foreign=0.5).episodes(0, 40)
+    assert 8 < sum(one.prompt != other.prompt for one, other in zip(plain, half, strict=True)) < 32
+    assert len({episode.prompt for episode in foreign}) == 40
+    words = re.compile(r"(\d+\.|-)( [A-Za-z]{1,9}){1,10}( \(rated [\d.]+ of 5\))?")
+    for before, after in zip(plain, foreign, strict=True):
+        assert after.prompt.endswith(rules)
+        lines = [episode.prompt.removesuffix(rules).splitlines() for episode in (before, after)]
+        for line, other in zip(*lines, strict=True):
+            if words.match(line):
+                assert words.fullmatch(other)
+                assert line.split()[0] == other.split()[0]
+                assert line.partition(" (rated ")[2] == other.partition(" (rated ")[2]
+            else:
+                assert line == other
+        assert [turn.observation for turn in after.turns] == [turn.observation for turn in before.turns]
+    again = stream(envs, scribe, foreign=1.0).episodes(0, 40)
+    assert [episode.prompt for episode in again] == [episode.prompt for episode in foreign]
+
+
+def test_signs_can_be_unknown(envs: RecVectorEnv, scribe: Scribe):
+    def episodes(**lessons) -> list[Episode]:
+        teacher = Teacher("popularity", ["compare_candidates", "get_item_stats"], variety=0.0)
+        return Demonstrations(envs, teacher, scribe, Lessons(**lessons)).episodes(0, 60)
+
+    hidden = []
+    for before, after in zip(episodes(), episodes(unknown=("title", "brand")), strict=True):
+        assert after.prompt == before.prompt
+        assert after.ranking == before.ranking
+        assert after.turns[1].observation == before.turns[1].observation
+        told = before.turns[0].observation, after.turns[0].observation
+        gone = tuple(sign for sign in ("title", "brand") if not re.search(rf"^.*{sign}:\d.*\[", told[1], re.MULTILINE))
+        hidden.append(gone)
+        legend = told[0].splitlines()[0]
+        assert told[1].startswith(legend)
+        rows = told[0].removeprefix(legend)
+        for sign in gone:
+            rows = re.sub(rf"{sign}:\d", f"{sign}:?", rows)
+        assert told[1] == legend + rows
+    assert {(), ("title",), ("brand",), ("title", "brand")} == set(hidden)
+    assert 10 < sum("title" in gone for gone in hidden) < 32
+
+
 def test_early_answers_come_beside_the_whole_episode(envs: RecVectorEnv, scribe: Scribe):
     episodes = stream(envs, scribe).episodes(0, 6)
     batch = stream(envs, scribe, early=2).batch(0, 6)
@@ -266,7 +312,7 @@ def test_a_hopeless_teacher_is_given_up(envs: RecVectorEnv, scribe: Scribe):
         Demonstrations(envs, Erratic(0.0), scribe).batch(0, 4)
 
 
-@pytest.mark.parametrize("bad", [{"best_of": 0}, {"truth": 1.5}])
+@pytest.mark.parametrize("bad", [{"best_of": 0}, {"truth": 1.5}, {"foreign": -0.1}, {"unknown": ("titles",)}])
 def test_bad_lessons_are_refused(bad):
     with pytest.raises(ValueError, match="got"):
         Lessons(**bad)
