@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.sparse import csr_array
 from scipy.special import logsumexp
 
 from agentrec_env.data.view import View
@@ -187,13 +188,15 @@ def conditional_logit(cells: IntArray, taken: NDArray[np.bool_], count: int, rid
         count: of weights.
         ridge: of the squared weights, against the mean log-likelihood of a pool.
     """
-    lists = cells.shape[2]
+    pools, candidates, lists = cells.shape
+    ends = np.arange(0, cells.size + 1, lists)
+    one_hot = csr_array((np.ones(cells.size), cells.ravel(), ends), shape=(pools * candidates, count))
+    transposed = one_hot.T.tocsr()
 
     def loss(weights: FloatArray) -> tuple[float, FloatArray]:
-        logits = weights[cells].sum(axis=2)
+        logits = (one_hot @ weights).reshape(pools, candidates)
         logits -= logsumexp(logits, axis=1, keepdims=True)
-        excess = np.repeat(np.exp(logits) - taken, lists)
-        gradient = np.bincount(cells.ravel(), excess, count) / len(cells) + 2 * ridge * weights
+        gradient = transposed @ (np.exp(logits) - taken).ravel() / pools + 2 * ridge * weights
         return float(ridge * weights @ weights - logits[taken].mean()), gradient
 
     found: FloatArray = minimize(loss, np.zeros(count), jac=True, method="L-BFGS-B").x

@@ -156,27 +156,12 @@ PRESETS: Mapping[str, Preset] = {
         "tiny",
         {"temperature": 0.0},
         (
-            # What the signs of this world are worth, from tables alone: sequences are a third as long.
             Stage(
-                "read",
+                "sft",
                 "sft",
                 settings={
-                    "teacher_args": '{"ranker": "fusion", "variety": 0}',
-                    "steps": 200,
-                    "episodes": 32,
-                    "threads": 1,
-                    "lessons": {"prompt": "none", "early": 6},
-                    "evaluate_every": 0,
-                    "optimization": {**_MUON, "lr": 2e-3, "matrix_lr": 0.015},
-                },
-            ),
-            Stage(
-                "sft",
-                "sft",
-                "read",
-                {
                     "teacher_args": '{"ranker": "fusion", "variety": 0.1, "most": 3}',
-                    "steps": 120,
+                    "steps": 150,
                     "questions": 4,  # a policy that knows lists alone answers those of ppr with lists
                     "repeats": 10.0,
                     "threads": 1,

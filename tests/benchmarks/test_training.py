@@ -85,7 +85,7 @@ def test_a_run_that_fails_ends_those_after_it_and_is_tried_again(tmp_path: Path,
     assert by_name["ppo/0"] is None
     result = training_result("data", wanted, errors)
     assert "grpo on data (seed 1): RuntimeError: out of memory" in result.remarks
-    assert {curve.stage for curve in result.curves} == {"read", "sft", "ppo"}
+    assert {curve.stage for curve in result.curves} == {"sft", "ppo"}
     trainer.broken = set()
     assert train(wanted, 0, say) == {}
 
@@ -99,7 +99,7 @@ def test_a_stop_is_passed_on_and_the_next_start_goes_on(tmp_path: Path, trainer:
     assert all(Claim.holder(run.folder) is None for run in wanted)
     trainer.stop_after = 999
     train(wanted, 0, say)
-    assert trainer.begun == ["read/0", "read/1", "sft/0", "sft/0", "sft/1", "grpo/0", "grpo/1"]
+    assert trainer.begun == ["sft/0", "sft/1", "grpo/0", "grpo/0", "grpo/1"]
 
 
 def test_what_another_machine_trains_is_waited_for(tmp_path: Path, trainer: Trainer) -> None:
@@ -123,7 +123,7 @@ def test_what_another_machine_trains_is_waited_for(tmp_path: Path, trainer: Trai
     say = Elsewhere()
     assert train(wanted, 0, say) == {}
     assert [line for line in say.told if line.startswith("waiting")] != []
-    assert sorted(trainer.begun) == ["grpo/0", "grpo/1", "read/0", "read/1", "sft/0", "sft/1"]
+    assert sorted(trainer.begun) == ["grpo/0", "grpo/1", "sft/0", "sft/1"]
 
 
 def test_a_run_stays_with_the_policy_that_it_began_from(tmp_path: Path, trainer: Trainer) -> None:
@@ -133,15 +133,14 @@ def test_a_run_stays_with_the_policy_that_it_began_from(tmp_path: Path, trainer:
     of = {(run.stage.name, run.seed): run for run in wanted}
     assert [training.stale(run) for run in wanted] == [None] * len(wanted)
     warm, grpo = of["sft", 1], of["grpo", 1]
-    read, told = of["read", 1], training.outcome(warm)
+    told = training.outcome(warm)
     (warm.policy / "weights").write_text("another")
     (warm.folder / training.DONE).write_text(json.dumps(told | {"policy": training.files_digest(warm.policy)}))
     for stage in ("grpo", "again"):
         assert "the policy of sft on data (seed 1), which is another one now" in str(training.stale(of[stage, 1]))
         assert training.stale(of[stage, 0]) is None
-    (warm.folder / training.DONE).write_text(json.dumps(told))
-    (read.folder / training.DONE).write_text(json.dumps(training.outcome(read) | {"start": "another"}))
-    for stage in ("read", "sft", "grpo", "again"):
+    (warm.folder / training.DONE).write_text(json.dumps(told | {"start": "another"}))
+    for stage in ("sft", "grpo", "again"):
         assert "tiny, which is another one now" in str(training.stale(of[stage, 1]))
     (grpo.folder / training.DONE).unlink()
     assert "began from another policy" in train(wanted, 0, say)[grpo.folder]
@@ -152,8 +151,7 @@ def test_curves_are_means_of_the_seeds(tmp_path: Path, trainer: Trainer) -> None
     _, say = said()
     wanted = runs(tmp_path, "grpo")
     train(wanted, 0, say)
-    trained = [run for run in wanted if run.stage.name == "grpo"]
-    for run in trained:
+    for run in wanted[2:]:
         lines = [{"step": 0, "valid/ndcg@10": 0.2 + 0.1 * run.seed}]
         lines += [{"step": s, "calls/a": 1.0 + run.seed, "calls/b": s, "sampled_tokens": 50.0} for s in range(80)]
         lines += [{"step": 80, "valid/ndcg@10": 0.5}]
@@ -165,7 +163,7 @@ def test_curves_are_means_of_the_seeds(tmp_path: Path, trainer: Trainer) -> None
     assert grpo.valid == [Judged(0, 0.0, pytest.approx(0.25), 0.2, pytest.approx(0.3)), Judged(80, 4000, 0.5, 0.5, 0.5)]
     assert grpo.best == [0.5, 0.5]
     assert grpo.chosen == [80, 80]
-    (trained[0].folder / "metrics.jsonl").write_text(
+    (wanted[2].folder / "metrics.jsonl").write_text(
         "".join(json.dumps({"step": step, "valid/ndcg@10": 0.5}) + "\n" for step in (0, 40, 80))
     )
     grpo = next(curve for curve in training_result("data", wanted, {}).curves if curve.stage == "grpo")
