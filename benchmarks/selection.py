@@ -14,7 +14,7 @@ from benchmarks.presets import PRESETS, SMALL, TRACK, TRAINED
 from benchmarks.suite import DEFAULT, Row, Size, Suite, Track, endpoint_rows, model_rows
 
 EMBEDDED, SPLIT = "synthetic", "temporal"
-"""The world that the embedded policy knows, and the split whose training tasks taught it."""
+"""The world that taught the embedded policy, and the split of its training tasks."""
 LLM = "pip install 'agentrec-env[llm]'"
 
 
@@ -27,7 +27,7 @@ class Selection:
     experiment: Experiment
     split: str
     policies: frozenset[str]
-    """Rows that play a policy as it is, which is of no use on worlds that it does not know."""
+    """Rows that play a policy as it is, which are left out where test tasks are among those that taught it."""
     left_out: tuple[str, ...]
     """What a larger run would have, a sentence each."""
 
@@ -38,8 +38,8 @@ class Selection:
 
     def of(self, source: str) -> list[Row]:
         """The rows on a dataset."""
-        knows = self.trains or (source, self.split) == (EMBEDDED, SPLIT) or self.experiment.model != "tiny"
-        return [row for row in self.rows if knows or row.name not in self.policies]
+        taught = source == EMBEDDED and self.split != SPLIT and self.experiment.model == "tiny" and not self.trains
+        return [row for row in self.rows if not taught or row.name not in self.policies]
 
 
 def select(options: argparse.Namespace, size: Size) -> Selection:
@@ -143,10 +143,8 @@ def _left_out(
         said.append(f"Nothing is trained here: the rows {trained} come with --train (or --full, which has all).")
     if lacking:
         said.append(f"Rows that play a language model need {LLM}.")
-    elif plays and not trains and any(source != EMBEDDED for source in options.dataset or [EMBEDDED]):
-        said.append("The embedded policy knows the embedded world alone and does not play on other data.")
-    elif plays and not trains and options.split != SPLIT:
-        said.append(f"The embedded policy learned from training tasks of --split {SPLIT} and does not play on others.")
+    elif plays and not trains and options.split != SPLIT and EMBEDDED in (options.dataset or [EMBEDDED]):
+        said.append(f"The embedded policy learned from {EMBEDDED}'s training tasks of --split {SPLIT}: no row here.")
     if not ablates:
         said.append(
             "Ablations (each tool alone and left out, and with --train parts of training) come with --ablations."

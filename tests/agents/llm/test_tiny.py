@@ -68,8 +68,8 @@ def test_its_card_says_how_it_was_made():
         assert word in card
 
 
-def figures(tasks: range) -> dict[str, float]:
-    envs = RecVectorEnv(32, task_split="test")
+def figures(tasks: range, **world: str) -> dict[str, float]:
+    envs = RecVectorEnv(32, task_split="test", **world)
     episodes = play(envs, LLMAgent("tiny", temperature=0.0, device="cpu"), tasks)
     popular = play(envs, "popularity", tasks)
     return {
@@ -89,6 +89,15 @@ def test_it_calls_tools_and_answers():
 @pytest.mark.slow
 def test_it_ranks_validly_and_beats_popularity():
     found = figures(range(500))
+    assert found["answered"] > 0.99
+    assert found["called"] > 0.99
+    assert found["ndcg"] > found["popularity"] + 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["office", "cds", "beauty"])
+def test_it_ranks_real_items_that_it_has_never_seen(shared_data: Path, name: str):
+    found = figures(range(150), dataset=str(shared_data / name), split="leave_one_out")
     assert found["answered"] > 0.99
     assert found["called"] > 0.99
     assert found["ndcg"] > found["popularity"] + 0.05
