@@ -166,7 +166,7 @@ PRESETS: Mapping[str, Preset] = {
                     "repeats": 10.0,
                     "threads": 1,
                     "lessons": {"early": 4},
-                    "evaluate_every": 1_000,  # at its end alone: until the rate has run down, the best of 200 tasks is luck
+                    "evaluate_every": 1_000,  # at its end: before the rate has run down, the best is luck
                     "optimization": {**_MUON, "lr": 2e-3, "matrix_lr": 0.015},
                 },
             ),
