@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from agentrec_env.tools.signals import SIGNALS, matrix
 from agentrec_env.tools.wording import LEVELS
 from agentrec_env.types import FloatArray, IntArray
 from benchmarks.ceiling import conditional_logit
+from benchmarks.records import write_text
 
 SHOWN = "as shown"
 FOLDS = 5
@@ -180,16 +180,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(texts[-1], flush=True)
     if options.out:
         command = shlex.join(["python", "benchmarks/signs.py", *given])
-        options.out.mkdir(parents=True, exist_ok=True)
-        _keep(options.out / "signs.md", "\n".join(["# Signs\n", *texts, f"`{command}`\n"]))
-        _keep(options.out / "signs.json", json.dumps({"command": command, "worlds": results}, indent=1) + "\n")
+        write_text(options.out / "signs.md", "\n".join(["# Signs\n", *texts, f"`{command}`\n"]))
+        write_text(options.out / "signs.json", json.dumps({"command": command, "worlds": results}, indent=1) + "\n")
     return 0
-
-
-def _keep(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":
