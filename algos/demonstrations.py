@@ -293,11 +293,11 @@ def _named(episode: Episode, generator: np.random.Generator) -> tuple[int, ...]:
 
 
 def overview(transcripts: Sequence[Transcript]) -> Mapping[str, float]:
-    """What a batch is made of, on average: tokens, prompt tokens, sampled tokens, turns."""
+    """What a batch is made of, on average: tokens, prompt tokens, tokens that are learned, turns."""
     count = max(len(transcripts), 1)
     return {
         "tokens": sum(map(len, transcripts)) / count,
         "prompt_tokens": sum(transcript.prompt for transcript in transcripts) / count,
-        "sampled_tokens": sum(int(transcript.mask.sum()) for transcript in transcripts) / count,
+        "taught_tokens": sum(int(transcript.mask.sum()) for transcript in transcripts) / count,
         "turns": sum(len(transcript.turns) for transcript in transcripts) / count,
     }

@@ -3,7 +3,8 @@
 What a tool is worth to an agent is what the agent loses with it. Left out of the prompt, a tool would be called all the
 same by a policy that was taught with it, and an error it may never have read: its episodes would be invalid whatever
 the tool is worth. So the answers of a tool are exchanged between tasks, as permutation importance exchanges the values
-of a feature (Breiman, Machine Learning 2001).
+of a feature (Breiman, Machine Learning 2001). An item that an agent asks about by its title or id would be the same in
+any task, so it is exchanged as well, for the candidate of the other task that has its number.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 
 from agentrec_env.data.view import View
 from agentrec_env.data.world import World
-from agentrec_env.tools import TOOLS, Tool, resolve_tools
+from agentrec_env.tools import TOOLS, Tool, ToolError, resolve_tools
+from agentrec_env.tools.names import find_item
 
 
 def permute(world: World, offered: Sequence[str] | None, names: Collection[str]) -> list[Tool]:
@@ -34,7 +36,22 @@ def permute(world: World, offered: Sequence[str] | None, names: Collection[str])
 def _elsewhere(tool: Tool, world: World) -> Tool:
     def answer(view: View, **arguments: Any) -> str:
         key = [view.user, *view.candidates.tolist(), *view.history.tolist()]
-        other = int(np.random.default_rng([item + 1 for item in key]).integers(world.num_tasks("test")))
-        return tool(world.view(world.task("test", other)), **arguments)
+        index = int(np.random.default_rng([item + 1 for item in key]).integers(world.num_tasks("test")))
+        other = world.view(world.task("test", index))
+        return tool(other, **{name: _exchanged(view, other, value) for name, value in arguments.items()})
 
     return replace(tool, function=answer)
+
+
+def _exchanged(view: View, other: View, value: Any) -> Any:
+    """What an argument becomes in the other task: an item the candidate there, anything else what it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        item = find_item(view, value)
+    except ToolError:
+        return value
+    place = np.flatnonzero(view.candidates == item)
+    number = int(place[0]) if len(place) else item % len(other.candidates)
+    items, there = other.items, int(other.candidates[number % len(other.candidates)])
+    return items.titles[there] or items.ids[there]

@@ -189,7 +189,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "paper": Preset(
         "paper",
-        "the paper's: G 8, batch 64, lr 1e-6, temperature 0.6, 6,144 tokens, 3 epochs; for 4 B weights a GPU of 141 GB",
+        "the paper's: G 8, batch 64, lr 1e-6, temperature 0.6, 6,144 tokens a turn, 3 epochs; 4 B weights want 141 GB",
         "Qwen/Qwen3-4B-Instruct-2507",
         {"temperature": 0.0, "max_turn_tokens": 6144, "max_episode_tokens": 16384},
         (

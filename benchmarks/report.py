@@ -52,12 +52,15 @@ NOTES = (
     "grpo+dpo and grpo+ppr start from one policy and mine the same pairs; grpo+dpo takes a pair for each group of a "
     "step and grpo+ppr asks one or two questions about a pair and plays some groups as lists, so that it goes through "
     "fewer. No stage plays again the episodes of one before it. A run keeps the policy that is best on "
-    "valid tasks, the one that it started from among them: the table of training says after how many steps, and 0 "
-    "means that it plays as the stage before it does. A part that is left out or "
-    "changed is compared on the seeds that the row with all parts has too, and both are shown on these. A tool that is "
-    "taken from a policy answers for another task (permutation importance): its form stays, its knowledge goes.",
-    "Kinds of tasks: head items are the most frequent fifth of those that occur in the training part. Tools disagree "
-    "by 1 minus the mean rank correlation of each two signals behind their lists of candidates; thirds of the tasks. "
+    "valid tasks, the one that it started from among them but for warm starts: the table of training says after how "
+    "many steps, and 0 means that it plays as the stage before it does. Tokens sampled are those learned from: what is "
+    "played to find pairs is not counted, and grpo+dpo's are the tokens of both lists of its pairs. A part that is "
+    "left out or changed is compared on the seeds that the row with all parts has too, and both are shown on these. A "
+    "tool that is taken from a policy answers for another task (permutation importance): its form stays, its knowledge "
+    "goes.",
+    "Kinds of tasks: head items are the most frequent fifth of those that occur in the training part, and those that "
+    "tie with the last of them. Tools disagree by 1 minus the mean rank correlation of each two signals behind their "
+    "lists of candidates; thirds of the tasks. "
     "p values are corrected over all differences of a table. Tokens read are counted once for local models, and as the "
     "server counts them, again with each request, for endpoints.",
 )

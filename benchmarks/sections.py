@@ -123,12 +123,13 @@ def training_table(result: TrainingResult) -> Table:
     lines = []
     for curve in result.curves:
         calls = [sum(column[point] for column in curve.calls.values()) for point in (0, -1)] if curve.calls else []
+        valid = [curve.valid[0], curve.valid[-1]][: len(curve.valid)]
         lines.append(
             (
                 Cell(curve.stage, f"from {curve.start}"),
                 Cell(str(curve.seeds)),
                 Cell(f"{curve.sampled_tokens:,.0f}" if curve.sampled_tokens else "–"),
-                Cell(f"{number(curve.valid[0].mean)} → {number(curve.valid[-1].mean)}" if curve.valid else "–"),
+                Cell(" → ".join(number(judged.mean) for judged in valid) or "–"),
                 Cell(", ".join(number(best) for best in curve.best) or "–"),
                 Cell(", ".join(f"{step:,}" for step in curve.chosen) or "–"),
                 Cell(f"{calls[0]:.1f} → {calls[1]:.1f}" if calls else "–"),

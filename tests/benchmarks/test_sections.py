@@ -12,7 +12,7 @@ import pytest
 from agentrec_env.data.dataset import Dataset
 from agentrec_env.data.world import World
 from agentrec_env.metrics import from_ranks
-from agentrec_env.tools import TOOLS, call_tool
+from agentrec_env.tools import TOOLS, ToolError, call_tool
 from agentrec_env.types import StopReason
 from benchmarks import strata
 from benchmarks.ablations import ablate, tool_rows
@@ -157,6 +157,21 @@ def test_a_permuted_tool_answers_in_its_form_for_another_task(world: World) -> N
     assert permuted.schema == tool.schema
     assert said in {call_tool(tool, view, {}) for view in views} - {call_tool(tool, views[0], {})}
     assert said == call_tool(permuted, views[0], {})
+
+
+def test_an_item_that_a_permuted_tool_is_asked_about_is_exchanged_too(world: World) -> None:
+    (permuted,) = permute(world, ["item_info_search"], ["item_info_search"])
+    views = [world.view(world.task("test", index)) for index in range(world.num_tasks("test"))]
+    view, items = views[0], views[0].items
+    for place, item in enumerate(view.candidates.tolist()):
+        names = (f"[{place + 1}]", items.ids[item], items.titles[item])
+        (said,) = {call_tool(permuted, view, {"item_name": name}) for name in names if name}
+        assert said.startswith(f"[{place + 1}]")
+        assert said in {call_tool(TOOLS.get("item_info_search"), other, {"item_name": names[0]}) for other in views[1:]}
+    known = items.ids[int(view.known[-1])]
+    assert items.titles[int(view.known[-1])] not in call_tool(permuted, view, {"item_name": known})
+    with pytest.raises(ToolError):
+        call_tool(permuted, view, {"item_name": "qqqq zzzz"})
 
 
 @pytest.fixture(scope="module")
