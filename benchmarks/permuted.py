@@ -52,6 +52,6 @@ def _exchanged(view: View, other: View, value: Any) -> Any:
     except ToolError:
         return value
     place = np.flatnonzero(view.candidates == item)
-    number = int(place[0]) if len(place) else item % len(other.candidates)
-    items, there = other.items, int(other.candidates[number % len(other.candidates)])
-    return items.titles[there] or items.ids[there]
+    number = int(place[0]) if len(place) else item
+    there = int(other.candidates[number % len(other.candidates)])
+    return other.items.titles[there] or other.items.ids[there]
