@@ -47,11 +47,11 @@ def rename(prompt: str, rules: str, generator: np.random.Generator) -> str:
 
 def conceal(episode: Episode, signs: Collection[str]) -> Episode:
     """The episode as if nothing were known of `signs` in the tables of `compare_candidates`."""
-    if not signs:
-        return episode
+    turns = tuple(replace(turn, observation=without(turn.observation, signs)) for turn in episode.turns)
+    return replace(episode, turns=turns) if signs else episode
+
+
+def without(text: str, signs: Collection[str]) -> str:
+    """`text` as if nothing were known of `signs` in the rows of `compare_candidates` that it holds."""
     sign = re.compile(rf"\b({'|'.join(map(re.escape, signs))}):\d")
-
-    def unknown(observation: str) -> str:
-        return _ROW.sub(lambda row: sign.sub(r"\1:?", row[0]), observation)
-
-    return replace(episode, turns=tuple(replace(turn, observation=unknown(turn.observation)) for turn in episode.turns))
+    return _ROW.sub(lambda row: sign.sub(r"\1:?", row[0]), text) if signs else text

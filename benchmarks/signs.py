@@ -12,6 +12,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,23 +26,25 @@ from agentrec_env.statistics import Interval, PairedBootstrap
 from agentrec_env.tools.comparison import SIGNS
 from agentrec_env.tools.signals import SIGNALS, matrix
 from agentrec_env.tools.wording import LEVELS
-from agentrec_env.types import FloatArray, IntArray
+from agentrec_env.types import FloatArray, IntArray, Task
 from benchmarks.ceiling import conditional_logit
 from benchmarks.records import write_text
 
 SHOWN = "as shown"
 FOLDS = 5
 """Parts of the users, each judged by what was learned from the others."""
+STRIDE = LEVELS + 2
+"""Weights of a sign: one for each strength from 0, and for not being known."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pools:
-    """G pools of valid tasks with C candidates."""
+    """G pools of C candidates."""
 
     shown: dict[str, IntArray]
     """int64 [G, C] by sign of the tool: 0 for unknown, else one more than its strength."""
     others: dict[str, FloatArray]
-    """float64 [G, C] by signal, nan where unknown: all registered ones."""
+    """float64 [G, C] by signal, nan where unknown."""
     target: IntArray
     """int64 [G]: place of what was taken."""
     user: IntArray
@@ -59,30 +62,27 @@ class Choice:
     """In N@10, to the signs as shown."""
 
 
-def gather(world: World, draws: int, most: int, seed: int) -> Pools:
-    """Signs of the candidates of valid tasks.
+def draw(world: World, task_split: str, pools: int, most: int, generator: np.random.Generator) -> list[Task]:
+    """Tasks of a task split, at most `most`, and as many pools of each: the first its evaluation pool."""
+    chosen = generator.permutation(world.num_tasks(task_split))[:most]
+    return [world.task(task_split, int(index), pool or None) for pool in range(pools) for index in chosen]
 
-    Args:
-        world: with pools.
-        draws: pools for each task, the first its evaluation pool.
-        most: tasks, drawn at random where there are more.
-        seed: of that.
-    """
-    chosen = np.random.default_rng(seed).permutation(world.num_tasks("valid"))[:most]
-    tasks = [world.task("valid", int(index), draw or None) for draw in range(draws) for index in chosen]
+
+def gather(world: World, tasks: Sequence[Task], signals: Sequence[str]) -> Pools:
+    """Signs of the candidates of some tasks, and these signals, those of the signs among them."""
     shown: dict[str, list[IntArray]] = {word: [] for word in SIGNS}
     raw = []
     for task in tasks:
         view = world.view(task)
-        values = matrix(view, task.candidates)
+        values = matrix(view, task.candidates, signals)
         raw.append(values)
         for word, (signal, _, grade) in SIGNS.items():
-            column = values[:, SIGNALS.names().index(signal)]
+            column = values[:, signals.index(signal)]
             shown[word].append(np.where(np.isnan(column), 0, 1 + grade(view, column)))
     stacked = np.stack(raw)
     return Pools(
         {word: np.stack(cells) for word, cells in shown.items()},
-        {name: stacked[:, :, column] for column, name in enumerate(SIGNALS.names())},
+        {name: stacked[:, :, column] for column, name in enumerate(signals)},
         np.array([int(np.flatnonzero(task.candidates == task.target)[0]) for task in tasks]),
         np.array([task.user for task in tasks]),
     )
@@ -113,15 +113,19 @@ def choices(pools: Pools) -> dict[str, list[IntArray]]:
     return found | {f"with {name}": [*shown.values(), cells] for name, cells in more.items() if np.ptp(cells)}
 
 
+def side_by_side(signs: Sequence[IntArray]) -> IntArray:
+    """int64 [G, C, L]: which weight of a sum is that of each candidate's strength in each of L signs [G, C]."""
+    return np.stack([sign + STRIDE * place for place, sign in enumerate(signs)], axis=2)
+
+
 def judge(signs: list[IntArray], pools: Pools, seed: int) -> dict[str, NDArray[np.float64]]:
     """N@10 and H@1 of each pool by a reader that learned from other users."""
-    stride = LEVELS + 2
-    cells = np.stack([sign + stride * place for place, sign in enumerate(signs)], axis=2)
+    cells = side_by_side(signs)
     part = np.random.default_rng([seed, 1]).integers(FOLDS, size=int(pools.user.max()) + 1)[pools.user]
     taken = pools.target[:, None] == np.arange(cells.shape[1])
     scores = np.empty(taken.shape)
     for fold in range(FOLDS):
-        weights = conditional_logit(cells[part != fold], taken[part != fold], stride * len(signs))
+        weights = conditional_logit(cells[part != fold], taken[part != fold], STRIDE * len(signs))
         scores[part == fold] = weights[cells[part == fold]].sum(axis=2)
     return expected_metrics(scores, pools.target, ("ndcg@10", "hit@1"))
 
@@ -172,7 +176,8 @@ def main(arguments: list[str] | None = None) -> int:
     texts, results = [], {}
     for source in options.dataset or ["synthetic"]:
         world = Scenario(Config(dataset=source, split=options.split)).world
-        pools = gather(world, options.draws, options.tasks, options.seed)
+        tasks = draw(world, "valid", options.draws, options.tasks, np.random.default_rng(options.seed))
+        pools = gather(world, tasks, SIGNALS.names())
         found = compare(pools, options.seed)
         heading = f"## {world.protocol}\n\n{len(pools.user):,} pools of {len(np.unique(pools.user)):,} users."
         texts.append(f"{heading}\n\n{table(found)}\n")
