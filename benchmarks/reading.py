@@ -10,11 +10,13 @@ all of them, which is better as far as the luck of an order is what it loses.
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -81,11 +83,11 @@ class Reading:
     test: Sequence[Task]
     taught: Sequence[Task]
     rows: int = 64
-    own: list[Episode] = field(init=False)
-    """The policy's episodes of the test tasks as they are."""
 
-    def __post_init__(self) -> None:
-        self.own = self._play(self.agent, self.test)
+    @cached_property
+    def own(self) -> list[Episode]:
+        """The policy's episodes of the test tasks as they are."""
+        return self._play(self.agent, self.test)
 
     def sums(self, seed: int) -> dict[str, Ranked]:
         """The policy, fusion, and sums of the signs by what they are fitted to.
@@ -235,11 +237,24 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("tasks", "taught", "orders", "num_envs"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: at least 1 is needed")
+    try:
+        return _read(options, shlex.join(["python", "benchmarks/reading.py", *given]))
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        print(f"reading.py: {error}", file=sys.stderr)
+        return 2
+
+
+def _read(options: argparse.Namespace, command: str) -> int:
     seed = options.seed
     world = Scenario(Config(dataset=options.dataset, split=options.split, seed=seed)).world
     agent = make("llm", model=options.model, **options.model_args)
     test = draw(world, "test", 1, options.tasks, np.random.default_rng([seed, 1]))  # as benchmarks.planning chooses
     taught = draw(world, "train", 1, options.taught, np.random.default_rng([seed, 2]))
+    for split, tasks in (("test", test), ("training", taught)):
+        if not tasks:
+            raise ValueError(
+                f"{options.dataset} has no {split} tasks under --split {options.split}; try the other split"
+            )
     reading = Reading(world, agent, test, taught, options.num_envs)
     heading = f"{world.protocol}; {len(test):,} test tasks, {len(taught):,} training tasks."
     print(f"{heading}\n", flush=True)
@@ -255,7 +270,6 @@ def main(arguments: list[str] | None = None) -> int:
         texts.append(f"## {title}\n\n{table(found)}\n")
         print(texts[-1], flush=True)
     if options.out:
-        command = shlex.join(["python", "benchmarks/reading.py", *given])
         about = {"command": command, "protocol": world.protocol, "tasks": len(test), "taught": len(taught)}
         write_text(options.out / "reading.md", "\n".join([*texts, f"`{command}`\n"]))
         write_text(options.out / "reading.json", json.dumps(about | results, indent=1) + "\n")

@@ -113,3 +113,18 @@ def test_a_number_that_cannot_be_is_refused(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["--num-envs", "0"])
     assert "--num-envs 0: at least 1 is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--dataset", "nowhere"], "nowhere"),
+        (["--model-args", '{"temprature": 0}'], "temprature"),
+        (["--model", "no/such/folder", "--tasks", "2", "--taught", "2"], "no/such/folder"),
+    ],
+)
+def test_what_cannot_be_read_is_told_without_a_trace(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(arguments) == 2
+    assert told in capsys.readouterr().err
