@@ -1,10 +1,11 @@
 """How a policy reads `compare_candidates`, and what it loses there: `python benchmarks/reading.py --model FOLDER`.
 
-Three tables, on the same test tasks. **Sums**: the policy beside `fusion` and beside sums of the table's signs, fitted
+Four tables, on the same test tasks. **Sums**: the policy beside `fusion` and beside sums of the table's signs, fitted
 to what was taken in valid tasks, in as many training tasks, and to nothing but what the policy puts first in those
 training tasks. Where the last one ranks as well as the others, the policy weighs the signs rightly, and what it
 has less is what it reads wrongly; where it ranks as the policy does, the weights are what is wrong. **Hidden**: the
-policy with each sign unknown. **Orders**: the policy with the candidates in other orders, and one list by mean place in
+policy with each sign unknown, and **hidden from a sum** of them, of which neither learns again: a sign that costs the
+policy more weighs more in it. **Orders**: the policy with the candidates in other orders, and one list by mean place in
 all of them, which is better as far as the luck of an order is what it loses.
 """
 
@@ -40,6 +41,7 @@ from benchmarks.runner import Reordered
 from benchmarks.signs import STRIDE, Pools, draw, gather, side_by_side
 
 POLICY = "policy"
+SUM = "sum, of what was taken in valid tasks"
 METRICS = ("ndcg@10", "hit@1")
 
 
@@ -76,6 +78,7 @@ class Reading:
         test: Tasks that it is judged on.
         taught: Training tasks.
         rows: Episodes played at once.
+        seed: Of the choice of valid tasks.
     """
 
     world: World
@@ -83,38 +86,40 @@ class Reading:
     test: Sequence[Task]
     taught: Sequence[Task]
     rows: int = 64
+    seed: int = 0
 
     @cached_property
     def own(self) -> list[Episode]:
         """The policy's episodes of the test tasks as they are."""
         return self._play(self.agent, self.test)
 
-    def sums(self, seed: int) -> dict[str, Ranked]:
-        """The policy, fusion, and sums of the signs by what they are fitted to.
+    @cached_property
+    def weights(self) -> FloatArray:
+        """Of the sum that is fitted to what was taken in valid tasks; as of :func:`fit`."""
+        half = max(1, len(self.taught) // 2)
+        valid = draw(self.world, "valid", 2, half, np.random.default_rng([self.seed, 4]))
+        return fit(self.world, [(task, task.target) for task in valid])
 
-        Args:
-            seed: Of the choice of valid tasks.
+    @cached_property
+    def table(self) -> Pools:
+        """What is written of the test tasks."""
+        return signs_of(self.world, self.test)
+
+    def sums(self) -> dict[str, Ranked]:
+        """The policy, fusion, and sums of the signs by what they are fitted to.
 
         Raises:
             ValueError: The policy answers none of the training tasks.
         """
-        half = max(1, len(self.taught) // 2)
-        valid = draw(self.world, "valid", 2, half, np.random.default_rng([seed, 4]))
         answers = self._play(self.agent, self.taught)
         firsts = [(task, told.ranking[0]) for task, told in zip(self.taught, answers, strict=True) if told.ranking]
         if not firsts:
             raise ValueError(f"the policy answers none of {len(answers)} training tasks with a valid list")
-        lessons = {
-            "sum, of what was taken in valid tasks": [(task, task.target) for task in valid],
-            "sum, of what was taken in training tasks": [(task, task.target) for task in self.taught],
-            "sum, of what the policy puts first in those": firsts,
-        }
-        table = signs_of(self.world, self.test)
-        cells = side_by_side(list(table.shown.values()))
         found = {POLICY: self._ranked(self.own), "fusion": self._ranked(self._play(make("fusion"), self.test))}
-        for name, pairs in lessons.items():
-            scores = fit(self.world, pairs)[cells].sum(axis=2)
-            found[name] = Ranked(expected_metrics(scores, table.target, METRICS), self._chance_of_same(scores))
+        taken = fit(self.world, [(task, task.target) for task in self.taught])
+        found[SUM] = self._added(self.weights)
+        found["sum, of what was taken in training tasks"] = self._added(taken)
+        found["sum, of what the policy puts first in those"] = self._added(fit(self.world, firsts))
         return found
 
     def hidden(self) -> dict[str, Ranked]:
@@ -124,6 +129,12 @@ class Reading:
             tools = [_hide(tool, sign) for tool in resolve_tools(TOOLS.names()).values()]
             found[f"without {sign}"] = self._ranked(self._play(self.agent, self.test, tools=tools))
         return found
+
+    def hidden_from_a_sum(self) -> dict[str, Ranked]:
+        """The same of the sum that was fitted to valid tasks, with all signs."""
+        return {SUM: self._added(self.weights)} | {
+            f"without {sign}": self._added(self.weights, without=sign) for sign in SIGNS
+        }
 
     def orders(self, count: int) -> dict[str, Ranked]:
         """The mean of the policy's lists in its own and `count` other orders of the candidates, and one list of all."""
@@ -138,9 +149,7 @@ class Reading:
         )
         told = zip(self.test, *played, strict=True)
         scores = -np.array([np.mean([places(task, each) for each in lists], axis=0) for task, *lists in told])
-        target = np.array([int(np.flatnonzero(task.candidates == task.target)[0]) for task in self.test])
-        merged = Ranked(expected_metrics(scores, target, METRICS), self._chance_of_same(scores))
-        return {f"mean of {len(played)} orders": mean, "one list by mean place": merged}
+        return {f"mean of {len(played)} orders": mean, "one list by mean place": self._scored(scores)}
 
     def _play(
         self, agent: Agent, tasks: Sequence[Task], world: World | None = None, tools: Sequence[Tool] | None = None
@@ -154,13 +163,18 @@ class Reading:
         same = [bool(each.ranking) and each.ranking[:1] == own.ranking[:1] for each, own in pairs]
         return Ranked(values, np.array(same, np.float64))
 
-    def _chance_of_same(self, scores: FloatArray) -> NDArray[np.float64]:
-        """float64 [N] of scores [N, C]; ties are broken at random."""
+    def _added(self, weights: FloatArray, without: str = "") -> Ranked:
+        """By a sum of the signs; one that is unknown of all candidates says nothing of any."""
+        signs = [0 * cells if sign == without else cells for sign, cells in self.table.shown.items()]
+        return self._scored(weights[side_by_side(signs)].sum(axis=2))
+
+    def _scored(self, scores: FloatArray) -> Ranked:
+        """By scores [N, C]; ties are broken at random."""
         best = scores == scores.max(axis=1, keepdims=True)
         firsts = [own.ranking[0] if own.ranking else -1 for own in self.own]
         chosen = np.stack([task.candidates == first for task, first in zip(self.test, firsts, strict=True)])
-        chance: NDArray[np.float64] = (best & chosen).sum(axis=1) / best.sum(axis=1)
-        return chance
+        same = (best & chosen).sum(axis=1) / best.sum(axis=1)
+        return Ranked(expected_metrics(scores, self.table.target, METRICS), same)
 
 
 def signs_of(world: World, tasks: Sequence[Task]) -> Pools:
@@ -255,18 +269,19 @@ def _read(options: argparse.Namespace, command: str) -> int:
             raise ValueError(
                 f"{options.dataset} has no {split} tasks under --split {options.split}; try the other split"
             )
-    reading = Reading(world, agent, test, taught, options.num_envs)
+    reading = Reading(world, agent, test, taught, options.num_envs, seed)
     heading = f"{world.protocol}; {len(test):,} test tasks, {len(taught):,} training tasks."
     print(f"{heading}\n", flush=True)
     texts, results = [f"# Reading\n\n{heading}\n"], {}
     tables: dict[str, Callable[[], dict[str, Ranked]]] = {
-        "Sums": lambda: reading.sums(seed),
+        "Sums": reading.sums,
         "Hidden": reading.hidden,
+        "Hidden from a sum": reading.hidden_from_a_sum,
         "Orders": lambda: reading.orders(options.orders),
     }
     for part, (title, ranked) in enumerate(tables.items()):
         found = lines(ranked(), np.random.default_rng([seed, 3, part]))
-        results[title.lower()] = [asdict(line) for line in found]
+        results[title.lower().replace(" ", "_")] = [asdict(line) for line in found]
         texts.append(f"## {title}\n\n{table(found)}\n")
         print(texts[-1], flush=True)
     if options.out:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from agentrec_env.actions import render
+from agentrec_env.metrics import expected_metrics
 from agentrec_env.scenario import Config, Scenario
 from agentrec_env.tools.comparison import SIGNS
 from agentrec_env.types import Ranking, ToolCall
 from agents.protocol import FunctionAgent
 from benchmarks.ceiling import graded_lists
-from benchmarks.reading import Ranked, Reading, lines, main
-from benchmarks.signs import draw
+from benchmarks.reading import SUM, Ranked, Reading, lines, main
+from benchmarks.signs import STRIDE, draw
 
 WEIGHTS = {"popular": 0.5, "embedding": 1.07, "category": 0.61, "neighbours": 0.83, "title": 0.37, "together": 0.29}
 
@@ -50,8 +51,8 @@ def reading(function: Any, tasks: int = 80, taught: int = 600, **kwargs: Any) ->
 
 
 def test_a_sum_of_its_own_choices_tells_weights_from_blunders():
-    read = reading(weigh, taught=1_500, blunder=4)
-    found = read.sums(0)
+    read = reading(weigh, taught=900, blunder=4)
+    found = read.sums()
     policy, own = found["policy"], found["sum, of what the policy puts first in those"]
     blundered = np.array([task.candidates.sum() % 4 == 0 for task in read.test])
     assert own.same[~blundered].mean() > 0.8
@@ -69,6 +70,18 @@ def test_hiding_a_sign_costs_those_who_read_it():
         assert changed == (sign in WEIGHTS), sign
 
 
+def test_a_sum_without_a_sign_adds_the_others():
+    read = reading(weigh)
+    found = read.hidden_from_a_sum()
+    strengths = np.arange(STRIDE) / STRIDE
+    read.weights = np.concatenate([10.0 * strengths] + [0 * strengths] * (len(SIGNS) - 1))  # of popularity alone
+    alone = read.hidden_from_a_sum()
+    chance = expected_metrics(np.zeros((1, 20)), [0], ["ndcg@10"])["ndcg@10"][0]
+    assert alone["without popular"].values["ndcg@10"] == pytest.approx(chance)
+    assert alone["without brand"].values["ndcg@10"].tolist() == alone[SUM].values["ndcg@10"].tolist()
+    assert found[SUM].values["ndcg@10"].mean() > alone[SUM].values["ndcg@10"].mean()
+
+
 def test_orders_do_not_matter_to_who_reads_rows_alone():
     mean, merged = reading(weigh).orders(2).values()
     assert mean.same.tolist() == merged.same.tolist() == [1.0] * 80
@@ -84,7 +97,7 @@ def test_one_list_of_many_orders_has_no_favourite_place():
 
 def test_a_policy_without_an_answer_is_told():
     with pytest.raises(ValueError, match="answers none of 30 training tasks"):
-        reading(lambda observation: "nothing", tasks=10, taught=30).sums(0)
+        reading(lambda observation: "nothing", tasks=10, taught=30).sums()
 
 
 def test_differences_are_to_the_first_line():
@@ -104,6 +117,7 @@ def test_the_embedded_policy_is_read_and_kept(tmp_path: Path, capsys: pytest.Cap
     kept = json.loads((tmp_path / "reading.json").read_text())
     assert [line["name"] for line in kept["hidden"]] == ["policy", *(f"without {sign}" for sign in SIGNS)]
     assert len(kept["sums"]) == 5
+    assert len(kept["hidden_from_a_sum"]) == 1 + len(SIGNS)
     assert kept["orders"][0]["name"] == "mean of 2 orders"
     assert (tmp_path / "reading.md").read_text().endswith(f"`{kept['command']}`\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["reading.json", "reading.md"]
