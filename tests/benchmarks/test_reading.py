@@ -51,7 +51,7 @@ def reading(function: Any, tasks: int = 80, taught: int = 600, **kwargs: Any) ->
 
 
 def test_a_sum_of_its_own_choices_tells_weights_from_blunders():
-    read = reading(weigh, taught=900, blunder=4)
+    read = reading(weigh, taught=2_500, blunder=4)
     found = read.sums()
     policy, own = found["policy"], found["sum, of what the policy puts first in those"]
     blundered = np.array([task.candidates.sum() % 4 == 0 for task in read.test])
