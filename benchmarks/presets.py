@@ -129,10 +129,8 @@ ABLATIONS = (
 )
 
 _SMALL: Mapping[str, Any] = {"steps": 100, "evaluate_every": 10, "threads": 1, "optimization": {"lr": 5e-5}}
-"""A policy that was taught by fusion is near what its evidence holds, and a large rate takes it away from there. On
-the embedded world, one seed, N@10 of valid tasks: PPO at 3e-4 .555, .515, .510 after 0, 15 and 30 steps (200 tasks);
-list-wise GRPO at 1.5e-4 .545, .542, .546 and at 5e-5 .545, .547, .550 after 0, 10 and 20 steps (400 tasks), which
-differ by less than their intervals. One that knows the form alone learns most at 3e-4
+"""A policy that was taught by fusion is near what its evidence holds, and a large rate takes it away from there: *Rungs
+that did not* in benchmarks/results/trained/README.md. One that knows the form alone learns most at 3e-4
 (benchmarks/results/learning/README.md)."""
 _REFINED: Mapping[str, Any] = {**_SMALL, "steps": 50}
 _MINING: Mapping[str, Any] = {"mining": {"mine_tasks": 2_000}}
